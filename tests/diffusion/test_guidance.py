@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from unclip.diffusion import Denoiser, Prediction, Schedule, ddim, guided, process, thresholded
+from unclip.diffusion.guidance import dynamic_threshold
+
+
+class Recorder:
+    """A network with a learned variance, eps = x_t + c and raw variance = c; it notes the batch of every call."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x_t, t, c, caption=None):
+        assert len(x_t) == len(t) == len(c)
+        self.batches.append(len(x_t))
+        c = c[:, None].expand_as(x_t)
+        return torch.cat([x_t + c, c], dim=1)
+
+
+@pytest.fixture
+def schedule():
+    return Schedule.linear(1000)
+
+
+@pytest.fixture
+def setting(schedule, generator):
+    """network, denoiser, x_t (3, 2), t, cond and null."""
+    network = Recorder()
+    x_t = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    cond = {"c": torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), "caption": None}
+    null = {"c": torch.zeros(3, dtype=torch.float64), "caption": None}
+    return network, Denoiser(network, schedule, learned_variance=True), x_t, torch.full((3,), 400), cond, null
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 4.0])
+def test_x_0_and_eps_are_extrapolated_and_the_variance_is_not(setting, scale):
+    _, denoiser, x_t, t, cond, null = setting
+    with_c, without = denoiser(x_t, t, **cond), denoiser(x_t, t, **null)
+    found = guided(denoiser, cond, null, scale)(x_t, t)
+    torch.testing.assert_close(found.x_0, without.x_0 + scale * (with_c.x_0 - without.x_0))
+    torch.testing.assert_close(found.eps, without.eps + scale * (with_c.eps - without.eps))
+    assert torch.equal(found.var_frac, with_c.var_frac)
+
+
+def test_guided_x_0_and_eps_still_agree_at_x_t(setting, schedule):
+    _, denoiser, x_t, t, cond, null = setting
+    found = guided(denoiser, cond, null, 7.0)(x_t, t)
+    torch.testing.assert_close(process.q_sample(schedule, found.x_0, t, found.eps), x_t, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale, batch", [(1, 3), (1.0, 3), (0.0, 6), (3.0, 6)])
+def test_one_call_a_step_doubled_only_where_there_is_guidance(setting, schedule, scale, batch):
+    network, denoiser, x_t, _, cond, null = setting
+    ddim(guided(denoiser, cond, null, scale), x_t, schedule.timesteps(5), schedule)
+    assert network.batches == [batch] * 5
+
+
+def test_scale_1_is_the_conditional_model_to_the_last_bit(setting):
+    _, denoiser, x_t, t, cond, null = setting
+    found, plain = guided(denoiser, cond, null, 1.0)(x_t, t), denoiser(x_t, t, **cond)
+    assert torch.equal(found.x_0, plain.x_0) and torch.equal(found.eps, plain.eps)
+
+
+def test_inputs_stay_as_they_are(setting):
+    _, denoiser, x_t, t, cond, null = setting
+    before = [a.clone() for a in (x_t, t, cond["c"], null["c"])]
+    guided(denoiser, cond, null, 5.0)(x_t, t)
+    for a, b in zip((x_t, t, cond["c"], null["c"]), before):
+        assert torch.equal(a, b)
+
+
+def test_cond_and_null_must_have_the_same_keys_and_nones(setting):
+    _, denoiser, _, _, cond, null = setting
+    with pytest.raises(ValueError, match="keys"):
+        guided(denoiser, cond, {"c": null["c"]}, 2.0)
+    with pytest.raises(ValueError, match="caption"):
+        guided(denoiser, cond, null | {"caption": torch.zeros(3, 4)}, 2.0)
+
+
+def far_off(x_0, schedule):
+    """A denoiser that always says x_0."""
+    return lambda x_t, t: Prediction(x_0, process.eps_from_x_0(schedule, x_t, x_0, t), var_frac=x_t)
+
+
+def test_static_thresholding_clamps_and_keeps_eps_in_agreement(schedule, generator):
+    x_0, x_t = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    t = torch.tensor([10, 900])
+    found = thresholded(far_off(x_0, schedule), schedule, static=1.5)(x_t, t)
+    assert torch.equal(found.x_0, x_0.clamp(-1.5, 1.5))
+    torch.testing.assert_close(process.q_sample(schedule, found.x_0, t, found.eps), x_t)
+    assert found.var_frac is x_t
+
+
+def test_dynamic_thresholding_scales_each_picture_by_its_own_percentile(schedule):
+    small, large = torch.linspace(-0.9, 0.9, 101), torch.linspace(-4, 4, 101)
+    x_0 = torch.stack([small, large]).double()
+    found = thresholded(far_off(x_0, schedule), schedule, dynamic=0.9)(x_0, torch.tensor([10, 10])).x_0
+    assert torch.equal(found[0], x_0[0])  # within [-1, 1] already: s = 1
+    s = 3.6  # nine tenths of |x| lie below 0.9 * 4
+    torch.testing.assert_close(found[1], x_0[1].clamp(-s, s) / s, rtol=0, atol=1e-6)
+
+
+def test_dynamic_thresholding_equals_that_of_diffusers(generator):
+    from diffusers import DDPMScheduler
+
+    x_0 = torch.randn(3, 2, 8, 8, generator=generator) * torch.tensor([0.1, 1, 5]).reshape(3, 1, 1, 1)
+    theirs = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.97, sample_max_value=1e6)
+    torch.testing.assert_close(dynamic_threshold(x_0, 0.97), theirs._threshold_sample(x_0))
+
+
+def test_thresholding_with_no_threshold_is_nothing(schedule):
+    denoiser = far_off(torch.zeros(1), schedule)
+    assert thresholded(denoiser, schedule) is denoiser
+
+
+@pytest.mark.parametrize("bad", [dict(static=1.0, dynamic=0.9), dict(static=0.0), dict(dynamic=99.5)])
+def test_bad_thresholds_are_errors(schedule, bad):
+    with pytest.raises(ValueError):
+        thresholded(far_off(torch.zeros(1), schedule), schedule, **bad)

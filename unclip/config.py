@@ -1,0 +1,103 @@
+"""Typed configs: a YAML file and `key=value` overrides in, a checked object out, or one line that says what is wrong.
+
+The types are pydantic models. A part whose options are a constructor's keywords (a network, a prior, a decoder) takes
+them from that signature (`signature_model`), so that they are written once.
+"""
+
+import inspect
+from pathlib import Path
+from typing import get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from .errors import UserError, nearest
+
+
+class Strict(BaseModel):
+    """A config whose unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+def signature_model(constructor, **replace):
+    """A `Strict` type with a constructor's keyword arguments as fields; `replace` gives other types for some."""
+    fields = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        annotation = replace.get(name, parameter.annotation)
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (annotation, default)
+    return create_model(constructor.__name__ + "Options", __base__=Strict, **fields)
+
+
+def load_config(kind, path, overrides=()):
+    """Read a YAML config as the type `kind`, with overrides such as "optimizer.lr=1e-3".
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key (names the nearest right one), or a wrong type.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"no config file {path}: see configs/") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {override}: write it as key=value, e.g. optimizer.lr=1e-3")
+        set_key(values, key.split("."), parse(value))
+    return check(kind, values, path)
+
+
+def set_key(values, path, value):
+    """Set a nested key, making the sections on the way where they are missing."""
+    for name in path[:-1]:
+        if not isinstance(values.get(name), dict):
+            values[name] = {}
+        values = values[name]
+    values[path[-1]] = value
+
+
+def parse(text):
+    """A value as YAML reads it, and numbers such as 1e-3, which YAML takes for text."""
+    try:
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def check(kind, values, source="config"):
+    """`values` as the type `kind`. Raises UserError with one line for the first thing wrong."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = fields_at(kind, first["loc"][:-1])
+            raise UserError(f"{source}: unknown key {place!r}{nearest(first['loc'][-1], known)}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{source}: {place!r} is missing") from None
+        raise UserError(f"{source}: {place} = {first['input']!r}: {first['msg']}") from None
+
+
+def fields_at(kind, path):
+    """The field names of the section at `path` inside a config type."""
+    for name in path:
+        annotation = kind.model_fields[name].annotation
+        choices = [annotation, *get_args(annotation)]
+        kind = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if kind is None:
+            return []
+    return list(kind.model_fields)
+
+
+def save_config(config, path):
+    """Write a config as YAML."""
+    Path(path).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")

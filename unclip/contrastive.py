@@ -1,0 +1,94 @@
+"""Contrastive pre-training of a CLIP (Radford et al. 2021, section 2.3 and figure 3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .clip import build_clip, clip_tokenizer, save_clip
+from .data.images import to_float
+
+# ImageNet's pixel statistics, (mean, std) of channels in 0..1
+PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MAX_LOGIT_SCALE = 100.0
+
+
+def contrastive_loss(image_embed, text_embed, logit_scale, concepts=None):
+    """The symmetric cross-entropy over a batch of pairs; pairs with the same concept are positives of each other.
+
+    A batch of B pairs gives B x B cosines, times `logit_scale`. Where a caption repeats, each of its n copies is the
+    target with probability 1/n: otherwise equal things would be pushed apart. Without repeats this is CLIP's loss.
+
+    Args:
+        image_embed, text_embed: (B, D), of any length.
+        logit_scale: the inverse temperature, a scalar tensor.
+        concepts: B hashable values; None: all differ.
+
+    Returns:
+        The loss of each pair, (B,).
+    """
+    logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(text_embed, dim=-1).T  # (B, B)
+    if concepts is None:
+        target = torch.eye(len(logits), device=logits.device)
+    else:
+        numbers = {c: k for k, c in enumerate(dict.fromkeys(concepts))}
+        group = torch.tensor([numbers[c] for c in concepts], device=logits.device)
+        target = (group[:, None] == group[None, :]).float()
+        target = target / target.sum(dim=1, keepdim=True)
+    by_image = -(target * logits.log_softmax(dim=1)).sum(dim=1)
+    by_text = -(target * logits.T.log_softmax(dim=1)).sum(dim=1)
+    return (by_image + by_text) / 2
+
+
+class ContrastiveCLIP(nn.Module):
+    """A CLIP in training: OpenCLIP's model, its tokenizer, augmentation and loss.
+
+    Args:
+        config: OpenCLIP's model config.
+        crop: side of the random crops that it trains on; the image tower itself is meant for whole pictures.
+        low_resolution: share of batches shrunk to half the size and back, so that small pictures are known too.
+    """
+
+    def __init__(self, config, crop=None, low_resolution=0.0):
+        super().__init__()
+        self.config, self.crop, self.low_resolution = config, crop, low_resolution
+        self.clip = build_clip(config)
+        self.context_length = config["text_cfg"].get("context_length", 77)
+        self.tokenizer = clip_tokenizer(self.context_length)
+        stats = torch.tensor(PIXEL_STATS)[:, :, None, None]
+        self.register_buffer("pixel_stats", stats, persistent=False)
+
+    # what Muon leaves to AdamW: the first layer, embeddings, the last projections
+    edge_layers = ("clip.visual.trunk.stem", "clip.token_embedding", "clip.positional", "clip.text_projection")
+
+    def loss(self, batch, generator=None):
+        """Loss of each pair, (B,), and None for its timestep. batch: image uint8 (B, 3, S, S), caption, concept."""
+        images = to_float(batch["image"].to(self.pixel_stats.device))
+        tokens = self.tokenizer(batch["caption"]).to(self.pixel_stats.device)
+        if self.training:
+            images = self.augment(images)
+        mean, std = self.pixel_stats
+        images = ((images + 1) / 2 - mean) / std
+        out = self.clip(images.contiguous(memory_format=torch.channels_last), tokens)
+        image_embed, text_embed, logit_scale = out[:3] if isinstance(out, tuple) else (
+            out["image_features"], out["text_features"], out["logit_scale"])  # fmt: skip
+        scale = logit_scale.clamp(max=MAX_LOGIT_SCALE)
+        return contrastive_loss(image_embed.float(), text_embed.float(), scale, batch["concept"]), None
+
+    def augment(self, images):
+        """One random crop a picture, and for a share of the batches half the resolution."""
+        size = images.shape[-1]
+        if torch.rand(()) < self.low_resolution:
+            images = F.interpolate(F.avg_pool2d(images, 2), (size, size), mode="bilinear", align_corners=False)
+        if self.crop:
+            rows, columns = torch.randint(size - self.crop + 1, (2, len(images))).tolist()
+            images = torch.stack(
+                [im[:, r : r + self.crop, c : c + self.crop] for im, r, c in zip(images, rows, columns)]
+            )
+        return images
+
+    def save(self, folder, state, dtype=torch.float16):
+        """Write an OpenCLIP folder from a state (this module's own, or its EMA)."""
+        prefix = "clip."
+        tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        save_clip(tensors, self.config, PIXEL_STATS, folder)

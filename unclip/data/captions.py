@@ -1,0 +1,82 @@
+"""Captions of labelled pictures: a name of the class or a common noun above it, put into a template.
+
+In a template `{}` stands for the name and `{a}` for the name with its article ("a dog", "an ox", "sunglasses").
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+VOWEL_SOUND = re.compile(r"(?!eu|uni|one\b)[aeiou]|hour|honest")
+PLAIN_TEMPLATES = ["a photo of {a}"]
+
+
+@dataclass
+class ClassCaptions:
+    """How the classes of a labelled set are called.
+
+    names: a list a class, the first being the one shown; nouns: a list a class, possibly empty.
+    noun_share: the share of captions that use a noun where the class has one.
+    """
+
+    names: list
+    nouns: list
+    templates: list = field(default_factory=lambda: list(PLAIN_TEMPLATES))
+    no_article: list = field(default_factory=list)
+    noun_share: float = 0.35
+
+    def concepts(self, label):
+        """Every name and noun of a class."""
+        return self.names[label] + self.nouns[label]
+
+    def all_concepts(self):
+        """Every name and noun of the set, once, in order of first appearance."""
+        return list(dict.fromkeys(c for label in range(len(self.names)) for c in self.concepts(label)))
+
+    def draw(self, label, rng):
+        """A caption for a picture of a class, and the concept in it: (caption, concept).
+
+        The first name takes half of the names' share; `rng` is a `random.Random`.
+        """
+        names, nouns = self.names[label], self.nouns[label]
+        if nouns and rng.random() < self.noun_share:
+            concept = rng.choice(nouns)
+        elif len(names) == 1 or rng.random() < 0.5:
+            concept = names[0]
+        else:
+            concept = rng.choice(names[1:])
+        return self.caption(concept, rng.choice(self.templates)), concept
+
+    def caption(self, concept, template):
+        """A template filled with a concept."""
+        return template.replace("{a}", with_article(concept, self.no_article)).replace("{}", concept)
+
+    def words(self):
+        """Every word that a caption of this set can hold, in lower case."""
+        texts = [self.caption(c, t) for c in self.all_concepts() for t in self.templates]
+        return sorted({w for text in texts for w in words_of(text)})
+
+    def save(self, path):
+        Path(path).write_text(json.dumps(vars(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def of_folder(cls, folder):
+        """The captions of a labelled data folder: `captions.json`, or else its `classnames.txt`."""
+        folder = Path(folder)
+        if (folder / "captions.json").is_file():
+            return cls(**json.loads((folder / "captions.json").read_text(encoding="utf-8")))
+        names = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
+        return cls(names=[[n] for n in names], nouns=[[] for _ in names])
+
+
+def with_article(name, no_article=()):
+    """'dog' -> 'a dog', 'ox' -> 'an ox'; names in `no_article` (plurals, stuffs) stay as they are."""
+    if name in no_article:
+        return name
+    return f"{'an' if VOWEL_SOUND.match(name.lower()) else 'a'} {name}"
+
+
+def words_of(text):
+    """The words of a text in lower case, without punctuation at their ends."""
+    return [w for w in (word.strip(".,;:!?\"'()").lower() for word in text.split()) if w]

@@ -1,0 +1,52 @@
+"""Pictures to tensors and back. Everywhere a picture is uint8 (3, H, W) in 0..255 or float (3, H, W) in [-1, 1]."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def decode(content, size):
+    """Encoded bytes -> uint8 tensor (3, size, size): RGB, resized (antialiased), cropped to the centre square."""
+    image = Image.open(io.BytesIO(content))
+    image.draft("RGB", (size, size))
+    return to_uint8(square(image.convert("RGB"), size))
+
+
+def square(image, size):
+    """A PIL image, resized so that its shorter side is `size`, and cropped to the centre square."""
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    resample = Image.Resampling.BOX if side % size == 0 else Image.Resampling.BICUBIC
+    return image.resize((size, size), resample, box=(left, top, left + side, top + side))
+
+
+def to_uint8(image):
+    """RGB PIL image -> uint8 tensor (3, H, W)."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+
+
+def to_float(images):
+    """uint8 in 0..255 -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_pil(images):
+    """Float tensor (B, 3, H, W) in [-1, 1] (clamped) -> list of PIL images."""
+    arrays = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(a) for a in arrays]
+
+
+def grid(images, columns, scale=1, gap=2):
+    """PIL images of one size in rows of `columns`, each enlarged by a whole number, on white."""
+    width, height = (side * scale for side in images[0].size)
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for k, image in enumerate(images):
+        row, column = divmod(k, columns)
+        sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (column * (width + gap), row * (height + gap)))
+    return sheet

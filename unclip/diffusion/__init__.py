@@ -1,0 +1,24 @@
+"""The mathematics of diffusion: it knows no network, no text and no image format."""
+
+from unclip.diffusion.denoiser import Denoiser, Prediction
+from unclip.diffusion.guidance import guided, thresholded
+from unclip.diffusion.losses import draw_timesteps, training_loss
+from unclip.diffusion.noise import SeededNoise
+from unclip.diffusion.samplers import SAMPLERS, ddim, ddim_inverse, ddpm, dpm_solver_pp
+from unclip.diffusion.schedule import Schedule
+
+__all__ = [
+    "SAMPLERS",
+    "Denoiser",
+    "Prediction",
+    "Schedule",
+    "SeededNoise",
+    "ddim",
+    "ddim_inverse",
+    "ddpm",
+    "dpm_solver_pp",
+    "draw_timesteps",
+    "guided",
+    "thresholded",
+    "training_loss",
+]

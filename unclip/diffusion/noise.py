@@ -1,0 +1,36 @@
+"""Seeded noise: picture k is the same picture in a batch of any size, on any device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class SeededNoise:
+    """Standard normal noise with one generator a picture, drawn on the CPU in float32 whatever the target.
+
+    Called with a shape (B, ...) it gives float32 on `device`; called with a tensor x, noise like x. So an instance
+    is both the source of x_T and the `noise` that samplers take.
+
+    Args:
+        seeds: one a picture.
+        device: where noise drawn by shape goes.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+    def __call__(self, like: Tensor | Sequence[int]) -> Tensor:
+        """(B, ...) noise, of this shape or like this tensor. Raises ValueError if B is not the number of seeds."""
+        return self.like(like) if isinstance(like, Tensor) else self._draw(like).to(self.device)
+
+    def like(self, x: Tensor) -> Tensor:
+        """Noise in x's shape, dtype and device. Raises ValueError if B is not the number of seeds."""
+        return self._draw(x.shape).to(x.device, x.dtype)
+
+    def _draw(self, shape: Sequence[int]) -> Tensor:
+        batch, *picture = shape
+        if batch != len(self.generators):
+            raise ValueError(f"{len(self.generators)} seeds cannot fill a batch of {batch}")
+        return torch.stack([torch.randn(picture, generator=generator) for generator in self.generators])  # (B, ...)

@@ -1,0 +1,113 @@
+"""The transformer of the diffusion prior."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .attention import attend, split_heads
+from .embeddings import TimeEmbedding
+
+
+class TransformerBlock(nn.Module):
+    """Pre-LN: attention, then a 4x MLP with the exact GELU (CLIP's text transformer, unCLIP's prior)."""
+
+    def __init__(self, *, width, heads, head_dim):
+        super().__init__()
+        self.heads = heads
+        self.norm_1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * heads * head_dim)
+        self.proj_out = nn.Linear(heads * head_dim, width)
+        self.norm_2 = nn.LayerNorm(width)
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+
+    def forward(self, x, mask):                                                         # (B, N, W), (B, 1, N, N)
+        q, k, v = split_heads(self.qkv(self.norm_1(x)), 3, self.heads)                  # (B, heads, N, D)
+        x = x + self.proj_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))         # (B, N, W)
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))                    # (B, N, W)
+
+
+class PriorTransformer(nn.Module):
+    """(x_t, t, text) -> raw output, as wide as the image embedding: the clean embedding, where trained so.
+
+    Ramesh et al. 2022 (unCLIP), section 2.2: a decoder-only transformer with a causal mask over the text states, the
+    text embedding, the time step, the noised image embedding and a learned query, whose output is the prediction.
+    Karlo's prior: `embed_dim=768, text_dim=768, text_length=77, width=2048, layers=20, heads=32`.
+
+    embed_dim: width of the image embedding.
+    text_dim, text_length: width of the text states and their number.
+    text_embed_dim: width of the text embedding; None: embed_dim.
+    head_dim: None: width / heads. heads * head_dim may differ from width.
+    """
+
+    def __init__(self, *, embed_dim, text_dim, text_length, width, layers, heads, head_dim=None, text_embed_dim=None):
+        super().__init__()
+        if head_dim is None:
+            if width % heads:
+                raise ValueError(f"heads={heads} does not divide width={width}: set head_dim")
+            head_dim = width // heads
+        self.embed_dim = embed_dim
+        self.text_dim = text_dim
+        self.text_length = text_length
+        self.text_embed_dim = embed_dim if text_embed_dim is None else text_embed_dim
+
+        self.text_states_proj = nn.Linear(text_dim, width)
+        self.text_embed_proj = nn.Linear(self.text_embed_dim, width)
+        self.time_embed = TimeEmbedding(channels=width, width=width)
+        self.x_proj = nn.Linear(embed_dim, width)
+        self.query = nn.Parameter(0.02 * torch.randn(width))
+        self.positions = nn.Parameter(0.02 * torch.randn(text_length + 4, width))
+        self.blocks = nn.ModuleList(TransformerBlock(width=width, heads=heads, head_dim=head_dim)
+                                    for _ in range(layers))
+        self.norm_out = nn.LayerNorm(width)
+        self.out = nn.Linear(width, embed_dim)
+        self._initialise(layers)
+
+    def _initialise(self, layers):
+        """GPT-2's: every branch adds little at first, whatever the depth."""
+        for block in self.blocks:
+            for linear in (block.qkv, block.proj_out, block.mlp_in, block.mlp_out):
+                nn.init.normal_(linear.weight, std=0.02)
+                nn.init.zeros_(linear.bias)
+            for linear in (block.proj_out, block.mlp_out):
+                nn.init.normal_(linear.weight, std=0.02 * (2 * layers) ** -0.5)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_t, t, text_embed, text_states, text_mask):
+        """x_t (B, D); t (B,); text_embed (B, text_embed_dim); text_states (B, L, text_dim); text_mask (B, L), True = a
+        real token. -> (B, D)"""
+        self._check(x_t, t, text_embed, text_states, text_mask)
+        x = torch.cat([
+            self.text_states_proj(text_states),                                         # (B, L, W)
+            self.text_embed_proj(text_embed)[:, None],                                  # (B, 1, W)
+            self.time_embed(t)[:, None],
+            self.x_proj(x_t)[:, None],
+            self.query.expand(len(x_t), 1, -1),
+        ], dim=1)                                                                       # (B, L + 4, W)
+        x = x + self.positions
+        mask = self._mask(text_mask)                                                    # (B, 1, L + 4, L + 4)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.out(self.norm_out(x[:, -1]))                                        # (B, D)
+
+    def _mask(self, text_mask):                                                         # (B, L)
+        """Causal, and no token sees a padded one but a padded one itself: no row may be all False, and nothing reads
+        what such a row returns."""
+        real = F.pad(text_mask, (0, 4), value=True)                                     # (B, N)
+        n = real.shape[1]
+        causal = torch.ones(n, n, dtype=torch.bool, device=real.device).tril()
+        itself = torch.eye(n, dtype=torch.bool, device=real.device)
+        return (causal & real[:, None] | itself)[:, None]                               # (B, 1, N, N)
+
+    def _check(self, x_t, t, text_embed, text_states, text_mask):
+        batch = len(x_t)
+        for name, tensor, shape in [("x_t", x_t, (batch, self.embed_dim)),
+                                    ("t", t, (batch,)),
+                                    ("text_embed", text_embed, (batch, self.text_embed_dim)),
+                                    ("text_states", text_states, (batch, self.text_length, self.text_dim)),
+                                    ("text_mask", text_mask, (batch, self.text_length))]:
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the network takes {shape}")
+        if text_mask.dtype != torch.bool:
+            raise ValueError(f"text_mask must be boolean, True = a real token, not {text_mask.dtype}")

@@ -1,0 +1,161 @@
+"""The U-Net of ADM, as unCLIP's decoder and upsamplers use it."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .attention import AttentionBlock
+from .embeddings import TimeEmbedding
+from .norms import NORMS
+from .resblock import ResBlock, downsample, upsample
+
+
+class Layer(nn.Module):
+    """A residual block and, at some levels, attention after it."""
+
+    def __init__(self, block, attention=None):
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, x, emb, context, context_mask):                                   # (B, C, H, W), (B, E), ...
+        x = self.block(x, emb)                                                          # (B, C', H', W')
+        return x if self.attention is None else self.attention(x, context, context_mask)
+
+
+class UNet(nn.Module):
+    """(x_t, t, emb, context) -> raw output: noise, image or velocity, with variance channels or not, as trained.
+
+    Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis" (ADM), with the conditioning of Ramesh et
+    al. 2022 (unCLIP, section 2.1): a vector added to the time embedding, and tokens whose keys and values join those
+    of every attention layer. With `channels=320, multipliers=[1, 2, 3, 4], num_res_blocks=3, norm="group"` it has
+    the shape of Karlo's decoder and upsamplers.
+
+    in_channels, out_channels: of the image given and the output.
+    channels, multipliers: level i has channels * multipliers[i] channels; level 0 has the highest resolution.
+    num_res_blocks: residual blocks a level on the way down (one more on the way up): one number, or one a level.
+    attention_levels: indices of the levels with attention after each residual block.
+    middle_attention: attention between the two residual blocks of the middle.
+    head_dim: channels of an attention head; needed where there is attention.
+    context_dim: width of the context tokens; None: no context.
+    norm: "group", as in ADM and Karlo, or "layer", over channels: as good on small models and twice as fast on a CPU.
+    scale_shift: let the embedding scale and shift (True) or only be added.
+    patch: 2 folds 2x2 pixels into channels before the first convolution and unfolds them after the last; 1 does not.
+
+    `emb` is `time_embed_dim` wide (4 * channels); projecting to it is the caller's.
+    """
+
+    def __init__(self, *, in_channels, out_channels, channels, multipliers, num_res_blocks, attention_levels,
+                 middle_attention, head_dim=None, context_dim=None, norm="group", scale_shift=True, patch=1, dropout=0.0):
+        super().__init__()
+        levels = len(multipliers)
+        if isinstance(num_res_blocks, int):
+            num_res_blocks = [num_res_blocks] * levels
+        if len(num_res_blocks) != levels:
+            raise ValueError(f"num_res_blocks={num_res_blocks} names {len(num_res_blocks)} levels, "
+                             f"multipliers={multipliers} {levels}")
+        if not set(attention_levels) <= set(range(levels)):
+            raise ValueError(f"attention_levels={attention_levels}: there are levels 0 to {levels - 1}")
+        if norm not in NORMS:
+            raise ValueError(f"norm={norm!r}: choose one of {sorted(NORMS)}")
+        has_attention = bool(attention_levels) or middle_attention
+        if has_attention and head_dim is None:
+            raise ValueError("head_dim is needed where there is attention")
+        if context_dim is not None and not has_attention:
+            raise ValueError(f"context_dim={context_dim}, but no attention layer to read the context")
+        if patch not in (1, 2):
+            raise ValueError(f"patch={patch}: choose 1 or 2")
+        self.in_channels = in_channels
+        self.context_dim = context_dim
+        self.patch = patch
+        self.time_embed_dim = 4 * channels
+        self.downsampling = patch * 2 ** (levels - 1)   # image sizes must be multiples of this
+
+        def block(c_in, c_out, resample=None):
+            return ResBlock(in_channels=c_in, out_channels=c_out, embed_dim=self.time_embed_dim, norm=norm,
+                            scale_shift=scale_shift, dropout=dropout, resample=resample)
+
+        def attention(c):
+            return AttentionBlock(channels=c, head_dim=head_dim, context_dim=context_dim, norm=norm)
+
+        def layer(c_in, c_out, level):
+            return Layer(block(c_in, c_out), attention(c_out) if level in attention_levels else None)
+
+        self.time_embed = TimeEmbedding(channels=channels, width=self.time_embed_dim)
+        widths = [channels * m for m in multipliers]
+        c = widths[0]
+        self.conv_in = nn.Conv2d(in_channels * patch ** 2, c, 3, padding=1)
+        skips = [c]
+        self.down = nn.ModuleList()
+        for level, width in enumerate(widths):
+            for _ in range(num_res_blocks[level]):
+                self.down.append(layer(c, width, level))
+                c = width
+                skips.append(c)
+            if level < levels - 1:
+                self.down.append(Layer(block(c, c, downsample)))
+                skips.append(c)
+
+        self.middle = nn.ModuleList([Layer(block(c, c), attention(c) if middle_attention else None),
+                                     Layer(block(c, c))])
+
+        self.up = nn.ModuleList()      # a list of layers a level, lowest resolution first
+        for level, width in reversed(list(enumerate(widths))):
+            layers = nn.ModuleList()
+            for _ in range(num_res_blocks[level] + 1):
+                layers.append(layer(c + skips.pop(), width, level))
+                c = width
+            self.up.append(layers)
+        self.upsample = nn.ModuleList(Layer(block(width, width, upsample)) for width in reversed(widths[1:]))
+
+        self.norm_out = NORMS[norm](c)
+        self.conv_out = nn.Conv2d(c, out_channels * patch ** 2, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, x_t, t, emb=None, context=None, context_mask=None):
+        """x_t (B, C, H, W); t (B,); emb (B, time_embed_dim); context (B, N, context_dim); context_mask (B, N), True =
+        a token to attend to. -> (B, out_channels, H, W)"""
+        self._check(x_t, t, emb, context, context_mask)
+        e = self.time_embed(t)                                                          # (B, E)
+        e = F.silu(e if emb is None else e + emb)
+        condition = e, context, context_mask
+
+        x = F.pixel_unshuffle(x_t, self.patch) if self.patch > 1 else x_t
+        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))               # (B, channels, H', W')
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, *condition)
+            skips.append(x)                                                             # (B, C_level, H_level, W_level)
+        for layer in self.middle:
+            x = layer(x, *condition)
+        for level, layers in enumerate(self.up):
+            for layer in layers:
+                x = layer(torch.cat([x, skips.pop()], dim=1), *condition)
+            if level < len(self.upsample):
+                x = self.upsample[level](x, *condition)
+        x = self.conv_out(F.silu(self.norm_out(x)))                                     # (B, out * patch^2, H', W')
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x                  # (B, out_channels, H, W)
+
+    def _check(self, x_t, t, emb, context, context_mask):
+        """One line about what is wrong, before a convolution says it in ten."""
+        batch, height, width = len(x_t), *x_t.shape[-2:]
+        if x_t.shape[1] != self.in_channels:
+            raise ValueError(f"x_t has {x_t.shape[1]} channels, the network takes {self.in_channels}")
+        if height % self.downsampling or width % self.downsampling:
+            raise ValueError(f"image size {height}x{width} is not divisible by {self.downsampling}, "
+                             "the factor by which the network downsamples")
+        if tuple(t.shape) != (batch,):
+            raise ValueError(f"t has shape {tuple(t.shape)}, the batch needs ({batch},)")
+        if emb is not None and tuple(emb.shape) != (batch, self.time_embed_dim):
+            raise ValueError(f"emb has shape {tuple(emb.shape)}, the network takes ({batch}, {self.time_embed_dim})")
+        if (context is None) != (self.context_dim is None):
+            raise ValueError(f"context is {'missing' if context is None else 'given'}, "
+                             f"but the network has context_dim={self.context_dim}")
+        if context is not None and context.shape[-1] != self.context_dim:
+            raise ValueError(f"context is {context.shape[-1]} wide, context_dim is {self.context_dim}")
+        if context_mask is not None and (context is None or context_mask.shape != context.shape[:2]):
+            raise ValueError(f"context_mask has shape {tuple(context_mask.shape)}, "
+                             f"context {None if context is None else tuple(context.shape)}")
+        if context_mask is not None and context_mask.dtype != torch.bool:
+            raise ValueError(f"context_mask must be boolean, True = a token to attend to, not {context_mask.dtype}")

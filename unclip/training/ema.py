@@ -1,0 +1,38 @@
+"""The exponential moving average of a model's weights."""
+
+import torch
+
+
+class EMA:
+    """Keeps state = decay * state + (1 - decay) * weights, with a shorter memory in the first steps.
+
+    Buffers (batch-norm statistics) are copied as they are.
+    """
+
+    def __init__(self, model, decay):
+        self.decay, self.steps = decay, 0
+        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self._trained = {k for k, _ in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model):
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        live = model.state_dict()
+        names = [k for k in self.state if k in self._trained]
+        torch._foreach_lerp_([self.state[k] for k in names], [live[k] for k in names], 1 - decay)
+        for name in self.state.keys() - self._trained:
+            self.state[name].copy_(live[name])
+
+    class Swapped:
+        """`with EMA.Swapped(ema, model):` the model has the averaged weights inside the block."""
+
+        def __init__(self, ema, model):
+            self.ema, self.model = ema, model
+
+        def __enter__(self):
+            self.live = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self.model.load_state_dict(self.ema.state)
+
+        def __exit__(self, *exc):
+            self.model.load_state_dict(self.live)
