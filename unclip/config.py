@@ -20,11 +20,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-def signature_model(constructor, **replace):
+def signature_model(constructor, *, leave_out=(), **replace):
     """A `Strict` type with a constructor's keyword arguments as fields; `replace` gives other types for some."""
     fields = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
-        if name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        if name in ("self", *leave_out) or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         annotation = replace.get(name, parameter.annotation)
         default = ... if parameter.default is parameter.empty else parameter.default

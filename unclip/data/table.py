@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from .captions import ClassCaptions
+from .captions import ClassCaptions, words_of
 from .images import decode
 from .shards import Skipped, find_shards, image_bytes, read_samples
 
@@ -31,6 +31,12 @@ class Table:
 
     def __len__(self):
         return len(self.images)
+
+    def words(self):
+        """Every word of the captions, in lower case, as a sorted list."""
+        if self.class_captions is not None:
+            return self.class_captions.words()
+        return sorted({w for texts in self.captions for text in texts for w in words_of(text)})
 
 
 def load_table(folder, split, size, say=print):

@@ -47,7 +47,7 @@ class AttentionBlock(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, x, context=None, context_mask=None):                              # (B, C, H, W), (B, M, D), (B, M)
+    def forward(self, x, context=None, context_mask=None):                              # (B, C, H, W), (B, M, E)
         height, width = x.shape[-2:]
         pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)                         # (B, HW, C)
         q, k, v = split_heads(self.qkv(pixels), 3, self.heads)                          # (B, heads, HW, D)

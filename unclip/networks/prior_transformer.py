@@ -21,10 +21,12 @@ class TransformerBlock(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def forward(self, x, mask):                                                         # (B, N, W), (B, 1, N, N)
+    def forward(self, x, mask, first=0):                                                # (B, N, W), (B, 1, N, N)
+        """Returns the tokens from index `first` on: what nobody reads need not be computed."""
         q, k, v = split_heads(self.qkv(self.norm_1(x)), 3, self.heads)                  # (B, heads, N, D)
-        x = x + self.proj_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))         # (B, N, W)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))                    # (B, N, W)
+        out = attend(q[:, :, first:], k, v, mask[:, :, first:])                         # (B, heads, N - first, D)
+        x = x[:, first:] + self.proj_out(out.transpose(1, 2).flatten(2))                # (B, N - first, W)
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))                    # (B, N - first, W)
 
 
 class PriorTransformer(nn.Module):
@@ -87,8 +89,9 @@ class PriorTransformer(nn.Module):
         ], dim=1)                                                                       # (B, L + 4, W)
         x = x + self.positions
         mask = self._mask(text_mask)                                                    # (B, 1, L + 4, L + 4)
-        for block in self.blocks:
-            x = block(x, mask)
+        for block in self.blocks[:-1]:
+            x = block(x, mask)                                                          # (B, L + 4, W)
+        x = self.blocks[-1](x, mask, first=-1)                                          # (B, 1, W)
         return self.out(self.norm_out(x[:, -1]))                                        # (B, D)
 
     def _mask(self, text_mask):                                                         # (B, L)

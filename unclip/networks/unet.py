@@ -38,7 +38,8 @@ class UNet(nn.Module):
     middle_attention: attention between the two residual blocks of the middle.
     head_dim: channels of an attention head; needed where there is attention.
     context_dim: width of the context tokens; None: no context.
-    norm: "group", as in ADM and Karlo, or "layer", over channels: as good on small models and twice as fast on a CPU.
+    norm: "group", as in ADM and Karlo, or "layer", over the channels of a pixel: on a CPU the whole network trains a
+        quarter faster.
     scale_shift: let the embedding scale and shift (True) or only be added.
     patch: 2 folds 2x2 pixels into channels before the first convolution and unfolds them after the last; 1 does not.
 
@@ -46,7 +47,8 @@ class UNet(nn.Module):
     """
 
     def __init__(self, *, in_channels, out_channels, channels, multipliers, num_res_blocks, attention_levels,
-                 middle_attention, head_dim=None, context_dim=None, norm="group", scale_shift=True, patch=1, dropout=0.0):
+                 middle_attention, head_dim=None, context_dim=None, norm="group", scale_shift=True, patch=1,
+                 dropout=0.0):
         super().__init__()
         levels = len(multipliers)
         if isinstance(num_res_blocks, int):

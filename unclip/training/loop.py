@@ -30,7 +30,7 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         val_batches: a list of fixed batches.
         config: a RunConfig. `config.train.run` is the folder for the checkpoint, `config.yaml`, `log.jsonl`,
             TensorBoard files, samples and the exported model.
-        export: called as export(model, folder) with the averaged weights in place, at every checkpoint.
+        export: called as export(model) with the averaged weights in place, at every checkpoint.
         sample: called as sample(model) -> PIL image, now and then.
         metrics: called as metrics(model) -> dict of numbers, with every validation.
 
@@ -70,7 +70,7 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         if main:
             save_checkpoint(run, model, ema, accelerator.unwrap_model(optimizer), counters)
             with EMA.Swapped(ema, model):
-                export(model, run)
+                export(model)
 
     bar = tqdm(total=settings.steps, initial=counters["step"], disable=not main, unit="step", mininterval=5)
     saved = clock = time.monotonic()

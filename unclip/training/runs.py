@@ -3,10 +3,21 @@
 from pathlib import Path
 from typing import Optional
 
-from ..config import Strict, load_config
+import torch
+
+from ..config import Strict, load_config, signature_model
+from ..data.images import grid, to_float, to_pil
+from ..decoder import Decoder
+from ..diffusion import SeededNoise
+from ..model_index import begin_model, write_vocabulary
+from ..networks.prior_transformer import PriorTransformer
+from ..networks.unet import UNet
+from ..prior import DiffusionPrior
 from .config import RunConfig
 from .loop import train
-from .sources import load_tables, training_batches, validation_batches
+from .sources import Source
+
+SAMPLES = 32
 
 
 class ClipModel(Strict):
@@ -21,17 +32,95 @@ class ClipRun(RunConfig):
     model: ClipModel
 
 
+class EncoderConfig(Strict):
+    """Which CLIP: see FrozenCLIP."""
+
+    name: str
+    pretrained: Optional[str] = None
+    unit_variance: bool = False
+
+
+class PriorRun(RunConfig):
+    """out: the model folder that gets the part `prior`."""
+
+    out: str
+    clip: EncoderConfig
+    model: signature_model(DiffusionPrior, transformer=signature_model(PriorTransformer, leave_out=["embed_dim"]))
+
+
+class DecoderRun(RunConfig):
+    """out: the model folder that gets the part `decoder`."""
+
+    out: str
+    clip: EncoderConfig
+    model: signature_model(Decoder, unet=signature_model(UNet, leave_out=["in_channels", "out_channels"]))
+
+
 def train_clip(path, overrides=()):
     """Train a CLIP as a config says; writes RUN/clip."""
     from ..contrastive import ContrastiveCLIP
 
     config = load_config(ClipRun, path, overrides)
     model = ContrastiveCLIP(config.model.architecture, config.model.crop, config.model.low_resolution)
-    table, val = load_tables(config)
-    train(
-        model,
-        training_batches(table, config),
-        validation_batches(val, config),
-        config,
-        export=lambda model, run: model.save(Path(run) / "clip", model.state_dict()),
-    )
+    source = Source(config)
+    train(model, source.training(), source.validation(), config,
+          export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
+
+
+def train_prior(path, overrides=()):
+    """Train a prior as a config says; writes OUT/prior."""
+    config = load_config(PriorRun, path, overrides)
+    clip = frozen_clip(config)
+    source = Source(config, clip, texts=True)
+    model = DiffusionPrior(**config.model.model_dump(exclude_unset=True))
+    model.set_statistics(source.table.image_embed[:, 0])
+    val = source.validation()
+    begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
+    train(model, source.training(), val, config, metrics=lambda model: prior_cosine(model, val[0]),
+          export=lambda model: model.save(Path(config.out) / "prior"))  # fmt: skip
+
+
+def prior_cosine(prior, batch):
+    """Mean cosine of sampled and true image embeddings, and of another picture's, for the captions of a batch."""
+    text = {k: batch[k].to(prior.device) for k in ("text_embed", "text_states", "text_mask")}
+    null = {k: batch[f"null_{k}"].to(prior.device) for k in text}
+    embed = prior.sample(text, null, noise=SeededNoise(range(len(batch["image_embed"]))), num_samples=1)
+    true = batch["image_embed"].to(embed)
+    cosine = torch.nn.functional.cosine_similarity
+    return {"cosine": cosine(embed, true).mean().item(), "cosine_other": cosine(embed, true.roll(1, 0)).mean().item()}
+
+
+def train_decoder(path, overrides=()):
+    """Train a decoder as a config says; writes OUT/decoder and the vocabulary of its captions."""
+    config = load_config(DecoderRun, path, overrides)
+    clip = frozen_clip(config)
+    source = Source(config, clip, texts=config.model.text_dim is not None)
+    model = Decoder(**config.model.model_dump(exclude_unset=True))
+    val = source.validation()
+    begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
+    write_vocabulary(config.out, source.table.words())
+    train(model, source.training(), val, config, sample=lambda model: sample_grid(model, val[0]),
+          export=lambda model: model.save(Path(config.out) / "decoder"))  # fmt: skip
+
+
+def sample_grid(decoder, batch):
+    """Held-out pictures, each above what the decoder draws from its embedding."""
+    embed = batch["image_embed"][:SAMPLES].to(decoder.device)
+    texts = []
+    if decoder.text_to_tokens is not None:
+        text = {k: batch[k][:SAMPLES].to(decoder.device) for k in ("text_embed", "text_states", "text_mask")}
+        texts = [text, {k: batch[f"null_{k}"].to(decoder.device) for k in text}]
+    drawn = to_pil(decoder.sample(embed, *texts, noise=SeededNoise(range(len(embed))), num_inference_steps=25))
+    real = to_pil(to_float(batch["image"][:SAMPLES]))
+    columns = 8
+    rows = [r for k in range(0, len(real), columns) for r in (real[k : k + columns], drawn[k : k + columns])]
+    return grid([image for row in rows for image in row], columns, scale=max(1, 96 // decoder.image_size))
+
+
+def frozen_clip(config):
+    from accelerate import PartialState
+
+    from ..clip import FrozenCLIP
+
+    clip = FrozenCLIP(config.clip.name, config.clip.pretrained, unit_variance=config.clip.unit_variance)
+    return clip.to(PartialState().device)

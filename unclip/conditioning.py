@@ -1,0 +1,26 @@
+"""Conditions and their absence: what classifier-free guidance drops in training (Ho & Salimans 2022)."""
+
+import torch
+
+TEXT_KEYS = ("text_embed", "text_states", "text_mask")
+
+
+def drawn(share, batch, generator, device):
+    """bool (B,), each true with probability `share`; on `device`, drawn on the generator's."""
+    return (torch.rand(batch, generator=generator) < share).to(device)
+
+
+def drop_text(text, null_text, dropped):
+    """Text keys (B, ...) with the rows where `dropped` (B,) is true put to the empty caption's (1, ...)."""
+    return {k: torch.where(rows(dropped, text[k]), null_text[k].to(text[k]), text[k]) for k in text}
+
+
+def text_of(batch, device):
+    """The text keys of a batch, on a device, and those of the empty caption under `null_...`."""
+    text = {k: batch[k].to(device) for k in TEXT_KEYS}
+    return text, {k: batch[f"null_{k}"].to(device) for k in TEXT_KEYS}
+
+
+def rows(mask, like):
+    """(B,) shaped to broadcast over the rows of `like`."""
+    return mask.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,145 @@
+"""The decoder: CLIP image embedding -> pixels (Ramesh et al. 2022, section 2.1)."""
+
+from typing import Literal, Optional
+
+import torch
+from torch import nn
+
+from .conditioning import drawn, drop_text, rows, text_of
+from .data.images import to_float
+from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
+from .networks.unet import UNet
+from .part import Part
+
+
+class Decoder(Part):
+    """A U-Net on pixels that is told the picture's CLIP image embedding and, optionally, the caption.
+
+    As in the paper, the image embedding is added to the timestep embedding and becomes `image_tokens` extra context
+    tokens; the caption's token states are further context, and its pooled embedding joins the timestep's. The
+    absent image is a learned embedding, the absent caption the empty one.
+
+    Args:
+        unet: keywords of `UNet`, less the channels and widths that follow from what stands here.
+        image_size: side of the pictures.
+        embed_dim: D of the image embedding (and of the text embedding).
+        image_tokens: how many context tokens it becomes; 0 for none.
+        text_dim: width of the text states; None: the caption is not shown to the decoder.
+        schedule, num_timesteps: of the forward process.
+        prediction: "eps", "x_0" or "v"; learned_variance: predict the variance's place as well.
+        weighting, vlb_weight: see `training_loss`.
+        image_drop, text_drop: shares dropped in training for guidance.
+        spacing: which timesteps a short sampling run visits, see `Schedule.timesteps`.
+    """
+
+    edge_layers = ("unet.conv_in", "unet.conv_out", "unet.time_embed", "null_image")
+
+    def __init__(
+        self,
+        *,
+        unet: dict,
+        image_size: int,
+        embed_dim: int,
+        image_tokens: int = 4,
+        text_dim: Optional[int] = None,
+        schedule: Literal["linear", "cosine"] = "cosine",
+        num_timesteps: int = 1000,
+        prediction: Literal["eps", "x_0", "v"] = "v",
+        learned_variance: bool = False,
+        weighting: Literal["simple", "min_snr"] = "simple",
+        vlb_weight: float = 0.0,
+        image_drop: float = 0.1,
+        text_drop: float = 0.5,
+        spacing: Literal["linspace", "leading", "trailing"] = "trailing",
+    ):
+        super().__init__()
+        if learned_variance != (vlb_weight > 0):
+            raise ValueError(f"learned_variance={learned_variance} needs vlb_weight {'> 0' if learned_variance else '0'}")
+        self.image_size, self.image_tokens, self.spacing = image_size, image_tokens, spacing
+        self.image_drop, self.text_drop = image_drop, text_drop
+        self.weighting, self.vlb_weight = weighting, vlb_weight
+        has_context = image_tokens > 0 or text_dim is not None
+        context_dim = (text_dim or embed_dim) if has_context else None
+        context_dim = unet.get("context_dim", context_dim)
+        options = {**unet, "context_dim": context_dim}
+        self.unet = UNet(in_channels=3, out_channels=6 if learned_variance else 3, **options)
+        width = self.unet.time_embed_dim
+        self.null_image = nn.Parameter(torch.zeros(embed_dim))
+        self.image_to_time = nn.Linear(embed_dim, width)
+        self.image_to_tokens = nn.Linear(embed_dim, context_dim * image_tokens) if image_tokens else None
+        self.text_to_time = nn.Linear(embed_dim, width) if text_dim else None
+        self.text_to_tokens = nn.Linear(text_dim, context_dim) if text_dim else None
+        self.text_norm = nn.LayerNorm(context_dim) if text_dim else None
+        self.schedule = Schedule.named(schedule, num_timesteps)
+        self.denoiser = Denoiser(self.network, self.schedule, prediction, learned_variance)
+
+    def network(self, x_t, t, image_embed, text_embed=None, text_states=None, text_mask=None):
+        """The raw output of the U-Net for x_t (B, 3, H, W), t (B,), image_embed (B, D) and, if used, the text."""
+        image_embed = image_embed.to(self.dtype)
+        emb = self.image_to_time(image_embed)                                                              # (B, E)
+        tokens, masks = [], []
+        if self.image_to_tokens is not None:
+            tokens.append(self.image_to_tokens(image_embed).unflatten(1, (self.image_tokens, -1)))         # (B, 4, C)
+        if self.text_to_tokens is not None:
+            emb = emb + self.text_to_time(text_embed.to(self.dtype))
+            tokens.append(self.text_norm(self.text_to_tokens(text_states.to(self.dtype))))                 # (B, L, C)
+            masks = [text_mask.new_ones(len(text_mask), self.image_tokens), text_mask]                     # (B, 4 + L)
+        context = torch.cat(tokens, dim=1) if tokens else None
+        return self.unet(x_t.to(self.dtype), t, emb, context, torch.cat(masks, dim=1) if masks else None)
+
+    def loss(self, batch, generator=None):
+        """Algorithm 1 of DDPM with dropped conditions: (loss of each sample (B,), t / T (B,)).
+
+        batch: image uint8 (B, 3, S, S); image_embed (B, D); with text also text_embed, text_states, text_mask and the
+        empty caption's as null_text_... (1, ...).
+        """
+        x_0 = to_float(batch["image"].to(self.device))                                                 # (B, 3, S, S)
+        t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device)
+        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+        embed = batch["image_embed"].to(self.device)
+        dropped = drawn(self.image_drop, len(x_0), generator, self.device)
+        cond = {"image_embed": torch.where(rows(dropped, embed), self.null_image.to(embed), embed)}
+        if self.text_to_tokens is not None:
+            text, null_text = text_of(batch, self.device)
+            cond |= drop_text(text, null_text, drawn(self.text_drop, len(x_0), generator, self.device))
+        losses = training_loss(
+            self.denoiser, x_0, t, eps, weighting=self.weighting, vlb_weight=self.vlb_weight, **cond
+        )
+        return losses, t / self.schedule.num_timesteps
+
+    @torch.no_grad()
+    def sample(
+        self, image_embed, text=None, null_text=None, *, noise, num_inference_steps=50, guidance_scale=2.0,
+        sampler="ddim", callback=None, x_T=None,
+    ):  # fmt: skip
+        """Draw pictures for image embeddings (B, D): float (B, 3, S, S) in [-1, 1].
+
+        Args:
+            text, null_text: text keys of the captions (B, ...) and of the empty caption (1, ...), where used.
+            noise: a SeededNoise for B pictures. x_T: start from this instead of from its first draw.
+            sampler: a name in `SAMPLERS`; callback: see there.
+
+        Raises:
+            ValueError: an unknown sampler or number of steps.
+        """
+        shape = (len(image_embed), 3, self.image_size, self.image_size)
+        x_T = noise(shape).to(self.device) if x_T is None else x_T
+        return SAMPLERS[sampler](
+            self.guided(image_embed, text, null_text, guidance_scale), x_T,
+            self.schedule.timesteps(num_inference_steps, spacing=self.spacing), self.schedule,
+            noise=noise, callback=callback, **self.variance_option(sampler),
+        ).clamp(-1, 1)  # fmt: skip
+
+    def guided(self, image_embed, text=None, null_text=None, guidance_scale=2.0):
+        """The denoiser (x_t, t) -> Prediction for these conditions, guided, x_0 clamped to [-1, 1]."""
+        cond = {"image_embed": image_embed.to(self.device)}
+        null = {"image_embed": self.null_image.expand_as(image_embed)}
+        if self.text_to_tokens is not None:
+            cond |= text
+            null |= {k: null_text[k].expand_as(text[k]) for k in text}
+        return thresholded(guided(self.denoiser, cond, null, guidance_scale), self.schedule, static=1.0)
+
+    def variance_option(self, sampler):
+        """The ancestral sampler is told where the network learned its variance."""
+        learned = sampler == "ddpm" and self.denoiser.learned_variance
+        return {"variance": "learned_range"} if learned else {}

@@ -1,0 +1,98 @@
+"""The prior: CLIP text -> CLIP image embedding (Ramesh et al. 2022, section 2.2, the diffusion prior)."""
+
+from typing import Literal, Optional
+
+import torch
+import torch.nn.functional as F
+
+from .conditioning import TEXT_KEYS, drawn, drop_text, text_of
+from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
+from .networks.prior_transformer import PriorTransformer
+from .part import Part
+
+
+class DiffusionPrior(Part):
+    """A causal transformer that denoises standardised image embeddings and predicts x_0.
+
+    Inside, an embedding is (z - mean) / std with the statistics of the training set, stored with the weights; `sample`
+    gives it back in CLIP's own units.
+
+    Args:
+        transformer: keywords of `PriorTransformer`, less embed_dim.
+        embed_dim: D of the image embedding.
+        schedule, num_timesteps: of the forward process.
+        text_drop: share of captions dropped in training for guidance.
+        clamp: bound on x_0 in sampling, in standard deviations; None: none.
+        spacing: which timesteps a short sampling run visits.
+    """
+
+    edge_layers = ("transformer.positions", "transformer.query", "transformer.time_embed", "transformer.out")
+
+    def __init__(
+        self,
+        *,
+        transformer: dict,
+        embed_dim: int,
+        schedule: Literal["linear", "cosine"] = "cosine",
+        num_timesteps: int = 1000,
+        prediction: Literal["eps", "x_0", "v"] = "x_0",
+        text_drop: float = 0.1,
+        clamp: Optional[float] = None,
+        spacing: Literal["linspace", "leading", "trailing"] = "trailing",
+    ):
+        super().__init__()
+        self.text_drop, self.clamp, self.spacing, self.embed_dim = text_drop, clamp, spacing, embed_dim
+        self.transformer = PriorTransformer(embed_dim=embed_dim, **transformer)
+        self.register_buffer("mean", torch.zeros(embed_dim))
+        self.register_buffer("std", torch.ones(embed_dim))
+        self.schedule = Schedule.named(schedule, num_timesteps)
+        self.denoiser = Denoiser(self.network, self.schedule, prediction)
+
+    def set_statistics(self, image_embed):
+        """Take mean and standard deviation from the embeddings (N, D) of the training set."""
+        self.mean.copy_(image_embed.float().mean(dim=0))
+        self.std.copy_(image_embed.float().std(dim=0).clamp(min=1e-4))
+
+    def network(self, x_t, t, text_embed, text_states, text_mask):
+        """The raw output for noised embeddings (B, D), t (B,) and the captions' encoding."""
+        text_embed, text_states = text_embed.to(self.dtype), text_states.to(self.dtype)
+        return self.transformer(x_t.to(self.dtype), t, text_embed, text_states, text_mask)
+
+    def loss(self, batch, generator=None):
+        """Algorithm 1 on embeddings, captions dropped at random: (loss of each sample (B,), t / T (B,)).
+
+        batch: image_embed (B, D); text_embed, text_states, text_mask and the empty caption's as null_text_... (1, ...).
+        """
+        x_0 = (batch["image_embed"].to(self.device) - self.mean) / self.std                                  # (B, D)
+        t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device)
+        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+        text, null_text = text_of(batch, self.device)
+        text = drop_text(text, null_text, drawn(self.text_drop, len(x_0), generator, self.device))
+        return training_loss(self.denoiser, x_0, t, eps, **text), t / self.schedule.num_timesteps
+
+    @torch.no_grad()
+    def sample(
+        self, text, null_text, *, noise, num_inference_steps=25, guidance_scale=1.0, num_samples=2,
+        sampler="ddpm", callback=None,
+    ):  # fmt: skip
+        """Draw image embeddings for captions: (B, D), in CLIP's units.
+
+        Args:
+            text, null_text: the text keys of B captions and of the empty caption (1, ...).
+            noise: a SeededNoise for B embeddings.
+            num_samples: how many are drawn a caption; the one with the largest cosine to the text embedding is kept
+                (the paper draws two).
+        """
+        batch = len(text["text_embed"])
+        null = {k: null_text[k].expand_as(text[k]) for k in TEXT_KEYS}
+        denoise = guided(self.denoiser, {k: text[k] for k in TEXT_KEYS}, null, guidance_scale)
+        denoise = thresholded(denoise, self.schedule, static=self.clamp)
+        timesteps = self.schedule.timesteps(num_inference_steps, spacing=self.spacing)
+        drawn_embeds = []
+        for _ in range(num_samples):
+            x_T = noise((batch, self.embed_dim)).to(self.device)
+            x_0 = SAMPLERS[sampler](denoise, x_T, timesteps, self.schedule, noise=noise, callback=callback)
+            drawn_embeds.append(x_0 * self.std + self.mean)
+        embeds = torch.stack(drawn_embeds, dim=1)                                                         # (B, n, D)
+        nearness = F.cosine_similarity(embeds, text["text_embed"][:, None].to(embeds), dim=-1)            # (B, n)
+        return embeds[torch.arange(batch, device=embeds.device), nearness.argmax(dim=1)]
