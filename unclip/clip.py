@@ -7,17 +7,20 @@ two a model uses is written in its `model_index.json`.
 """
 
 import contextlib
+import functools
 import hashlib
-import io
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from .errors import UserError
+from .errors import UserError, nearest
 from .files import new_folder
 
 
@@ -28,18 +31,18 @@ def import_open_clip():
     its import fails on the missing schema of `torchvision::nms`. open_clip uses none of these operators, so declaring
     the two schemas is enough.
     """
-    with contextlib.suppress(RuntimeError, ImportError):
-        import torchvision  # noqa: F401  (loads, or fails as described)
     try:
-        import open_clip
+        import torchvision  # noqa: F401  (loads, or fails as described)
     except RuntimeError as error:
-        if "torchvision::" not in str(error):
+        if "operator torchvision::" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, operator):
+                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import_open_clip.library = library  # the schemas live as long as this object
-        import open_clip
+    import open_clip
+
     return open_clip
 
 
@@ -70,25 +73,28 @@ class FrozenCLIP(nn.Module):
         unit_variance: see the module's convention.
 
     Raises:
-        UserError: no such model, or an unfinished folder.
+        UserError: no such model or weights, or an unfinished folder.
     """
 
     def __init__(self, name, pretrained=None, *, unit_variance=False, device="cpu"):
         super().__init__()
         open_clip = import_open_clip()
-        name = folder_name(name)
+        name = model_name(name, pretrained)
+        # OpenCLIP only warns where the weights of a tag were trained with another activation than the architecture
+        # of that name has (every "openai" tag), and computes something slightly wrong.
+        quick_gelu = bool(pretrained) and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
         with refusals(f"CLIP {name} {pretrained or ''}".strip()):
-            model = open_clip.create_model(name, pretrained=pretrained, device=device)
+            with NoRandomInit():
+                model = open_clip.create_model(
+                    name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True
+                )
             tokenizer = open_clip.get_tokenizer(name)
-        mean_std = [model.visual.image_mean, model.visual.image_std]
-        self._hold(model.eval().requires_grad_(False), tokenizer)
+        # Held in a tuple, torch neither lists its weights as parameters nor saves them; `_apply` below moves them.
+        self._held = (model.eval().requires_grad_(False), tokenizer)
         self.unit_variance = unit_variance
         self.image_size = square_side(model.visual.image_size)
-        self.register_buffer("pixel_stats", torch.tensor(mean_std, device=device)[:, :, None, None], persistent=False)
-
-    def _hold(self, model, tokenizer):
-        # Held in a tuple, torch neither lists its weights as parameters nor saves them; `_apply` below moves them.
-        self._held = (model, tokenizer)
+        self.pixel_stats = (tuple(model.visual.image_mean), tuple(model.visual.image_std))
+        self.squash = model.visual.preprocess_cfg.get("resize_mode") == "squash"
 
     @property
     def model(self):
@@ -98,9 +104,9 @@ class FrozenCLIP(nn.Module):
     def tokenizer(self):
         return self._held[1]
 
-    def _apply(self, fn, recurse=True):
-        self.model._apply(fn)
-        return super()._apply(fn)
+    def _apply(self, fn, *args, **kwargs):
+        self.model._apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
 
     def train(self, mode=True):
         """Frozen: stays in eval mode."""
@@ -108,7 +114,11 @@ class FrozenCLIP(nn.Module):
 
     @property
     def device(self):
-        return self.pixel_stats.device
+        return self.model.logit_scale.device
+
+    @property
+    def dtype(self):
+        return self.model.logit_scale.dtype
 
     @property
     def text_tower(self):
@@ -119,7 +129,7 @@ class FrozenCLIP(nn.Module):
     def context_length(self):
         return self.tokenizer.context_length
 
-    @property
+    @functools.cached_property
     def embed_dim(self):
         """D, read off an encoding, since OpenCLIP's towers name it in different places."""
         return self.encode_text([""]).embed.shape[-1]
@@ -130,38 +140,47 @@ class FrozenCLIP(nn.Module):
 
     def num_tokens(self, caption):
         """How many tokens a caption has before it is cut, with its start and end."""
-        return len(self.tokenizer.encode(caption)) + 2 if hasattr(self.tokenizer, "encode") else None
+        if hasattr(self.tokenizer, "encode"):
+            return len(self.tokenizer.encode(caption)) + 2
+        clean = getattr(self.tokenizer, "clean_fn", str)
+        return len(self.tokenizer.tokenizer(clean(caption), verbose=False).input_ids)
 
     @torch.no_grad()
     def encode_text(self, captions):
         """List of B strings -> TextEncoding. All of it from one pass through the text tower."""
-        tokens = self.tokenize(captions)
-        states = {}
-        tower = self.text_tower
-        final = getattr(tower, "ln_final", None)
-        if final is None:  # a Hugging Face text tower: no module that ends the token states
-            raise UserError("this CLIP's text tower is a Hugging Face model: its token states are not read yet")
-        handle = final.register_forward_hook(lambda module, inputs, output: states.update(last=output))
+        tokens, tower, seen = self.tokenize(captions), self.text_tower, []
+        # All of OpenCLIP's text towers, its own and Hugging Face's, have their blocks in `.transformer`.
+        hook = tower.transformer.register_forward_hook(lambda module, inputs, output: seen.append(output))
         try:
             embed = self.model.encode_text(tokens, normalize=False)
         finally:
-            handle.remove()
-        last = states["last"][:, : tokens.shape[1]]  # CoCa appends a class token to the text
-        return TextEncoding(self._scaled(embed), last, token_mask(tokens, self.tokenizer))
+            hook.remove()
+        states = getattr(seen[-1], "last_hidden_state", seen[-1])  # a Hugging Face model returns a record
+        if hasattr(tower, "ln_final"):  # Hugging Face's models have applied theirs
+            # CoCa appends a class token to the text, and norms nothing else.
+            states = tower.ln_final(states[:, : tokens.shape[1]])
+        return TextEncoding(self._scaled(embed), states, token_mask(tokens, self.tokenizer))
 
     @torch.no_grad()
     def encode_image(self, images):
-        """PIL images, or float (B, 3, H, W) in [-1, 1] of any size -> embedding (B, D)."""
+        """PIL images, or float (B, 3, H, W) in [-1, 1] of any size -> embedding (B, D).
+
+        A PIL image that is not square is cropped to the centre, or squashed where the model was trained so (SigLIP).
+        """
         if not torch.is_tensor(images):
             from .data.images import square, to_float, to_uint8
 
-            sides = [square(image.convert("RGB"), self.image_size) for image in images]
-            images = to_float(torch.stack([to_uint8(side) for side in sides]))
-        return self._scaled(self.model.encode_image(self.preprocess(images.to(self.device)), normalize=False))
+            size = self.image_size
+            images = [image.convert("RGB") for image in images]
+            if self.squash:
+                images = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
+            images = to_float(torch.stack([to_uint8(square(image, size)) for image in images]))
+        pixels = self.preprocess(images.to(self.device)).to(self.dtype)
+        return self._scaled(self.model.encode_image(pixels, normalize=False))
 
     def preprocess(self, images):
         """Float (B, 3, H, W) in [-1, 1] -> what the image tower takes: its size, its mean and deviation."""
-        mean, std = self.pixel_stats
+        mean, std = torch.tensor(self.pixel_stats, device=images.device)[:, :, None, None]
         return ((resize(images, self.image_size) + 1) / 2 - mean) / std
 
     def logit_scale(self):
@@ -169,7 +188,9 @@ class FrozenCLIP(nn.Module):
         return self.model.logit_scale.exp().item()
 
     def _scaled(self, embed):
-        return F.normalize(embed, dim=-1) * embed.shape[-1] ** 0.5 if self.unit_variance else embed
+        if not self.unit_variance:
+            return embed
+        return (F.normalize(embed.float(), dim=-1) * embed.shape[-1] ** 0.5).to(embed.dtype)
 
     def fingerprint(self):
         """Ten hex digits that say which weights these are (and which convention): names the embedding caches."""
@@ -180,35 +201,64 @@ class FrozenCLIP(nn.Module):
         return digest.hexdigest()[:10]
 
 
-def folder_name(name):
-    """A local folder as OpenCLIP's 'local-dir:...'; other names as they are. Raises UserError if it is unfinished."""
-    path = Path(str(name).removeprefix("local-dir:"))
-    if not path.is_dir():
-        if str(name).startswith("local-dir:") or any(c in str(name) for c in "/\\") and ":" not in str(name):
-            raise UserError(f"no CLIP folder {path}: train one with scripts/train_clip.py")
-        return str(name)
-    for needed in ("open_clip_config.json", "open_clip_model.safetensors"):
-        if not (path / needed).is_file():
-            raise UserError(f"the CLIP folder {path} is unfinished: it lacks {needed}")
-    return f"local-dir:{path}"
+def model_name(name, pretrained=None):
+    """The name of a CLIP as `open_clip.create_model` takes it; a local folder becomes 'local-dir:...'.
+
+    Raises:
+        UserError: no such architecture, tag or folder, a folder that is unfinished or holds pickles only, or weights
+            that are neither in the name nor told by a tag.
+    """
+    open_clip = import_open_clip()
+    name = str(name)
+    architecture, path = name.replace("/", "-"), Path(name.removeprefix("local-dir:"))
+    if path.is_dir():
+        if not (path / "open_clip_config.json").is_file():
+            raise UserError(f"the CLIP folder {path} is unfinished: it lacks open_clip_config.json")
+        if not any(path.glob("*.safetensors")):
+            raise UserError(f"the CLIP folder {path} is unfinished: it lacks open_clip_model.safetensors")
+        name = f"local-dir:{path}"
+    elif name.startswith("local-dir:"):
+        raise UserError(f"no CLIP folder {path}: train one with scripts/train_clip.py")
+    elif architecture in open_clip.list_models():
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
+            wrong = f"no weights {pretrained!r}{nearest(pretrained, tags)}" if pretrained else "no weights named"
+            raise UserError(f"CLIP {architecture}: {wrong}; its tags are {', '.join(tags) or 'none, so give a file'}")
+        return architecture
+    elif not name.startswith("hf-hub:"):
+        raise UserError(
+            f"no CLIP {name!r}{nearest(name, open_clip.list_models())}: give a folder, hf-hub:ORG/NAME, or a name that "
+            "open_clip.list_models() has"
+        )
+    if pretrained:
+        raise UserError(f"CLIP {name} brings its own weights: leave the tag {pretrained!r} out")
+    return name
+
+
+class NoRandomInit(TorchFunctionMode):
+    """Inside, new modules skip drawing their first weights: seconds saved, as others are loaded right after."""
+
+    RANDOM = {torch.Tensor.normal_, torch.Tensor.uniform_}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return args[0] if func in self.RANDOM else func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
 def refusals(what):
     """OpenCLIP's many ways to fail, as one line that names the model; its log lines are kept from the screen."""
-    import logging
-
-    disabled, logging.root.manager.disable = logging.root.manager.disable, logging.WARNING
+    disabled, handlers = logging.root.manager.disable, logging.root.handlers[:]
+    logging.disable(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"cannot load {what}: {reason}") from error
     finally:
-        logging.root.manager.disable = disabled
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers  # `logging.info`, as OpenCLIP calls it, sets up a handler
 
 
 def square_side(size):
@@ -223,14 +273,17 @@ def resize(images, side):
 
 
 def token_mask(tokens, tokenizer):
-    """True from the start token through the end token. OpenCLIP's tokenizers fill up with zeros, or a pad token."""
-    end = getattr(tokenizer, "eot_token_id", None)
-    if end is not None:
-        last = (tokens == end).int().argmax(dim=1)
-    else:
-        pad = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", 0) or 0
-        last = (tokens != pad).sum(dim=1) - 1
-    return torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
+    """Bool (B, L): true from the start token through the end token, false where the context is filled up.
+
+    OpenCLIP's own tokenizer fills up with 0, which is a word to it too: its end token decides. Hugging Face's fill up
+    with a pad token; where that is the end token as well (SigLIP), the first one is the end.
+    """
+    end, fill = getattr(tokenizer, "eot_token_id", None), None
+    if end is None:
+        end, fill = tokenizer.tokenizer.eos_token_id, tokenizer.tokenizer.pad_token_id
+    stop = tokens == (end if fill is None else fill)
+    count = stop.cumsum(dim=1)
+    return count - stop.long() == 0 if fill in (None, end) else count == 0
 
 
 def build_clip(config):
@@ -246,6 +299,8 @@ def build_clip(config):
     config = dict(config)
     custom = config.pop("custom_text", False) or "hf_model_name" in config.get("text_cfg", {})
     with refusals("the CLIP config"):
+        if custom and "multimodal_cfg" in config:
+            return open_clip.CoCa(**config)
         return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
 
 

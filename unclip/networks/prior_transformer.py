@@ -42,7 +42,8 @@ class PriorTransformer(nn.Module):
     head_dim: None: width / heads. heads * head_dim may differ from width.
     """
 
-    def __init__(self, *, embed_dim, text_dim, text_length, width, layers, heads, head_dim=None, text_embed_dim=None):
+    def __init__(self, *, embed_dim: int, text_dim: int, text_length: int, width: int, layers: int, heads: int,
+                 head_dim: int | None = None, text_embed_dim: int | None = None):
         super().__init__()
         if head_dim is None:
             if width % heads:

@@ -1,5 +1,7 @@
 """The U-Net of ADM, as unCLIP's decoder and upsamplers use it."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -46,9 +48,10 @@ class UNet(nn.Module):
     `emb` is `time_embed_dim` wide (4 * channels); projecting to it is the caller's.
     """
 
-    def __init__(self, *, in_channels, out_channels, channels, multipliers, num_res_blocks, attention_levels,
-                 middle_attention, head_dim=None, context_dim=None, norm="group", scale_shift=True, patch=1,
-                 dropout=0.0):
+    def __init__(self, *, in_channels: int, out_channels: int, channels: int, multipliers: list[int],
+                 num_res_blocks: int | list[int], attention_levels: list[int], middle_attention: bool,
+                 head_dim: int | None = None, context_dim: int | None = None, norm: Literal["group", "layer"] = "group",
+                 scale_shift: bool = True, patch: int = 1, dropout: float = 0.0):
         super().__init__()
         levels = len(multipliers)
         if isinstance(num_res_blocks, int):

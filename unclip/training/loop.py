@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ..config import save_config
@@ -45,7 +47,12 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
     model.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config.optimizer)
     ema = EMA(model, settings.ema)
-    counters = load_checkpoint(run, model, ema, optimizer) or {"step": 0, "seconds": 0.0, "images": 0}
+    counters = load_checkpoint(run, model, ema, optimizer)
+    if counters is None:
+        counters = {"step": 0, "seconds": 0.0, "images": 0}
+        if settings.init_from:
+            initialise(model, settings.init_from)
+            ema = EMA(model, settings.ema)
     ready, optimizer = accelerator.prepare(ForwardIsLoss(model), optimizer)
     main, say = accelerator.is_main_process, accelerator.print
     if main:
@@ -68,7 +75,7 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
 
     def checkpoint():
         if main:
-            save_checkpoint(run, model, ema, accelerator.unwrap_model(optimizer), counters)
+            save_checkpoint(run, model, ema, optimizer, counters)
             with EMA.Swapped(ema, model):
                 export(model)
 
@@ -172,6 +179,14 @@ def make_accelerator(settings, run):
     )
     accelerator.init_trackers("tensorboard")
     return accelerator
+
+
+def initialise(model, file):
+    """Begin a run with the weights of a safetensors file: every key must be there, in its shape."""
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"train.init_from={file}: {' '.join(str(error).split())[:200]}") from None
 
 
 def minutes_left(counters, done):
