@@ -221,7 +221,8 @@ def model_name(name, pretrained=None):
         raise UserError(f"no CLIP folder {path}: train one with scripts/train_clip.py")
     elif architecture in open_clip.list_models():
         tags = open_clip.list_pretrained_tags_by_model(architecture)
-        if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
+        known = pretrained and open_clip.get_pretrained_cfg(architecture, pretrained)
+        if not known and not (pretrained and Path(pretrained).is_file()):
             wrong = f"no weights {pretrained!r}{nearest(pretrained, tags)}" if pretrained else "no weights named"
             raise UserError(f"CLIP {architecture}: {wrong}; its tags are {', '.join(tags) or 'none, so give a file'}")
         return architecture

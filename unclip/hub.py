@@ -1,0 +1,75 @@
+"""Where models are: what ships ("pocket"), a local folder, or a Hugging Face hub id."""
+
+import errno
+import json
+import re
+from pathlib import Path
+
+from .errors import UserError
+from .model_index import INDEX
+
+POCKET = Path(__file__).resolve().parents[1] / "data" / "pocket"
+
+
+def model_folder(name):
+    """The folder of a model: "pocket", an existing folder, or a hub id ORG/NAME, which is downloaded once.
+
+    Raises:
+        UserError: there is no such model, or no way to it.
+    """
+    folder = POCKET if str(name) == "pocket" else Path(name)
+    if folder.is_dir() and any(folder.iterdir()):
+        return folder
+    if str(name) == "pocket":
+        raise UserError(f"the pocket model is not in {POCKET}: install from a clone of the repository (pip install -e .)")
+    if folder.exists():
+        raise UserError(f"{name} is {'an empty folder' if folder.is_dir() else 'a file'}, not a model folder")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
+        raise UserError(f"no model folder {name}: give pocket, a folder, or a hub id ORG/NAME")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except Exception as error:  # the many ways of a network to fail
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"no folder {name}, and it cannot be fetched from the Hugging Face hub: {reason}") from error
+
+
+def load_clip(folder, device="cpu"):
+    """The FrozenCLIP of a model folder: its own `clip` subfolder, or the OpenCLIP model that its index names.
+
+    Raises:
+        UserError: no index, one that is cut off, or no such CLIP.
+    """
+    from .clip import FrozenCLIP
+
+    folder = Path(folder)
+    try:
+        entry = json.loads((folder / INDEX).read_text(encoding="utf-8"))["clip"]
+        name, pretrained, unit_variance = entry["name"], entry.get("pretrained"), bool(entry["unit_variance"])
+    except OSError:
+        raise UserError(f"{folder} is no model: it lacks {INDEX}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / INDEX} is damaged: copy or train the model again") from None
+    if name == "clip" and not (folder / name).is_dir():
+        raise UserError(f"the model {folder} has no clip: copy it again, or train one with scripts/train_clip.py")
+    source = folder / name if (folder / name).is_dir() else name
+    return FrozenCLIP(source, pretrained, unit_variance=unit_variance, device=device)
+
+
+def any_clip(name, pretrained=None, device="cpu"):
+    """A FrozenCLIP from all that can hold one: "pocket", a model folder, an OpenCLIP folder, a hub id of either, or
+    an OpenCLIP architecture with the tag of its weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    from .clip import FrozenCLIP, import_open_clip
+
+    known = str(name).startswith(("hf-hub:", "local-dir:"))
+    if pretrained or known or str(name).replace("/", "-") in import_open_clip().list_models():
+        return FrozenCLIP(name, pretrained, device=device)
+    folder = model_folder(name)
+    return load_clip(folder, device) if (folder / INDEX).is_file() else FrozenCLIP(folder, device=device)
