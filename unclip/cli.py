@@ -14,10 +14,10 @@ def run(main):
         fail(error)
     except KeyboardInterrupt:
         fail("stopped")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if disk_is_full(error):
             fail("the disk is full: make room and run the same command again; what was finished is kept")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             fail(f"cannot write or read {error.filename}: permission denied; choose another folder")
         raise
 
@@ -25,6 +25,11 @@ def run(main):
 def fail(message):
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def disk_is_full(error):
+    """Is that what an error says? Python's own by its number, safetensors' only in words."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def device_of(name):

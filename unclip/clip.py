@@ -69,7 +69,8 @@ class FrozenCLIP(nn.Module):
     Args:
         name: what `open_clip.create_model` takes: an architecture ("ViT-L-14"), "hf-hub:...", "local-dir:...", or a
             local folder with `open_clip_config.json` and `open_clip_model.safetensors`.
-        pretrained: the tag of the weights ("openai", "laion2b_s32b_b82k", ...), None for folders and hub ids.
+        pretrained: the tag of the weights ("openai", "laion2b_s32b_b82k", ...) or a `.safetensors` file of them; None
+            for folders and hub ids.
         unit_variance: see the module's convention.
 
     Raises:
@@ -221,10 +222,10 @@ def model_name(name, pretrained=None):
         raise UserError(f"no CLIP folder {path}: train one with scripts/train_clip.py")
     elif architecture in open_clip.list_models():
         tags = open_clip.list_pretrained_tags_by_model(architecture)
-        known = pretrained and open_clip.get_pretrained_cfg(architecture, pretrained)
-        if not known and not (pretrained and Path(pretrained).is_file()):
+        file = pretrained and Path(pretrained).suffix == ".safetensors" and Path(pretrained).is_file()
+        if not file and not (pretrained and open_clip.get_pretrained_cfg(architecture, pretrained)):
             wrong = f"no weights {pretrained!r}{nearest(pretrained, tags)}" if pretrained else "no weights named"
-            raise UserError(f"CLIP {architecture}: {wrong}; its tags are {', '.join(tags) or 'none, so give a file'}")
+            raise UserError(f"CLIP {architecture}: {wrong}; its tags are {', '.join(tags) or 'none: give a .safetensors file'}")
         return architecture
     elif not name.startswith("hf-hub:"):
         raise UserError(

@@ -5,7 +5,7 @@ from typing import Literal, Optional
 import torch
 from torch import nn
 
-from .conditioning import drawn, drop_text, rows, text_of
+from .conditioning import drawn, drop_text, rows, text_and_null, text_of
 from .data.images import to_float
 from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
 from .networks.unet import UNet
@@ -20,7 +20,8 @@ class Decoder(Part):
     absent image is a learned embedding, the absent caption the empty one.
 
     Args:
-        unet: keywords of `UNet`, less the channels and widths that follow from what stands here.
+        unet: keywords of `UNet`, less in_channels and out_channels. context_dim follows from what stands here (text_dim,
+            else embed_dim) where it is not given.
         image_size: side of the pictures.
         embed_dim: D of the image embedding (and of the text embedding).
         image_tokens: how many context tokens it becomes; 0 for none.
@@ -30,6 +31,9 @@ class Decoder(Part):
         weighting, vlb_weight: see `training_loss`.
         image_drop, text_drop: shares dropped in training for guidance.
         spacing: which timesteps a short sampling run visits, see `Schedule.timesteps`.
+
+    Raises:
+        ValueError: options that contradict each other.
     """
 
     edge_layers = ("unet.conv_in", "unet.conv_out", "unet.time_embed", "null_image")
@@ -58,11 +62,14 @@ class Decoder(Part):
         self.image_size, self.image_tokens, self.spacing = image_size, image_tokens, spacing
         self.image_drop, self.text_drop = image_drop, text_drop
         self.weighting, self.vlb_weight = weighting, vlb_weight
-        has_context = image_tokens > 0 or text_dim is not None
-        context_dim = (text_dim or embed_dim) if has_context else None
-        context_dim = unet.get("context_dim", context_dim)
-        options = {**unet, "context_dim": context_dim}
-        self.unet = UNet(in_channels=3, out_channels=6 if learned_variance else 3, **options)
+        context_dim = unet.get("context_dim")
+        if image_tokens or text_dim:
+            context_dim = context_dim or text_dim or embed_dim
+        elif context_dim:
+            raise ValueError(f"context_dim={context_dim}, but neither image_tokens nor text_dim to fill the context")
+        self.unet = UNet(in_channels=3, out_channels=6 if learned_variance else 3, **{**unet, "context_dim": context_dim})
+        if image_size % self.unet.downsampling:
+            raise ValueError(f"image_size={image_size} is no multiple of {self.unet.downsampling}, as the U-Net needs")
         width = self.unet.time_embed_dim
         self.null_image = nn.Parameter(torch.zeros(embed_dim))
         self.image_to_time = nn.Linear(embed_dim, width)
@@ -96,7 +103,7 @@ class Decoder(Part):
         x_0 = to_float(batch["image"].to(self.device))                                                 # (B, 3, S, S)
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device)
         eps = torch.randn(x_0.shape, generator=generator).to(x_0)
-        embed = batch["image_embed"].to(self.device)
+        embed = batch["image_embed"].to(x_0)
         dropped = drawn(self.image_drop, len(x_0), generator, self.device)
         cond = {"image_embed": torch.where(rows(dropped, embed), self.null_image.to(embed), embed)}
         if self.text_to_tokens is not None:
@@ -115,12 +122,12 @@ class Decoder(Part):
         """Draw pictures for image embeddings (B, D): float (B, 3, S, S) in [-1, 1].
 
         Args:
-            text, null_text: text keys of the captions (B, ...) and of the empty caption (1, ...), where used.
+            text, null_text: text keys of the captions (B, ...) and of the empty caption (1, ...), where text is used.
             noise: a SeededNoise for B pictures. x_T: start from this instead of from its first draw.
-            sampler: a name in `SAMPLERS`; callback: see there.
+            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py.
 
         Raises:
-            ValueError: an unknown sampler or number of steps.
+            ValueError: a number of steps that the schedule does not have, or no text for a decoder that needs it.
         """
         shape = (len(image_embed), 3, self.image_size, self.image_size)
         x_T = noise(shape).to(self.device) if x_T is None else x_T
@@ -135,8 +142,10 @@ class Decoder(Part):
         cond = {"image_embed": image_embed.to(self.device)}
         null = {"image_embed": self.null_image.expand_as(image_embed)}
         if self.text_to_tokens is not None:
-            cond |= text
-            null |= {k: null_text[k].expand_as(text[k]) for k in text}
+            if text is None or null_text is None:
+                raise ValueError("this decoder reads captions: give text and null_text")
+            text, null_text = text_and_null(text, null_text, self.device)
+            cond, null = {**cond, **text}, {**null, **null_text}
         return thresholded(guided(self.denoiser, cond, null, guidance_scale), self.schedule, static=1.0)
 
     def variance_option(self, sampler):

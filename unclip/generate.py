@@ -3,66 +3,70 @@
 import json
 import re
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from .cli import device_of
 from .data.images import grid
-from .data.prepare import read_lines
 from .errors import UserError
 from .files import new_file
-from .prompts import checked
+from .pipeline import UnCLIP
+from .prompts import checked, read_prompts
 
-GRID_SCALE = 4
+GRID_SIDE = 128  # pictures smaller than this are enlarged in the grid
+GRID_ROWS = 32
+NAME_BYTES = 60
 
 
-def generate(prompts, prompt_file, model_name, out, num_images, seed, device, dtype, settings):
-    """Draw and write pictures; prints their paths. Arguments are those of the script; settings: see `Settings`.
+def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device, dtype, settings):
+    """Draw and write pictures, and print their paths. Arguments are those of the script; settings: see `Settings`.
+
+    The grid has a row a prompt, for the first GRID_ROWS prompts.
 
     Raises:
-        UserError: bad input; nothing is written, or all of a prompt's pictures.
+        UserError: bad input; nothing is written.
     """
-    prompts = checked([*prompts, *(read_lines(prompt_file) if prompt_file else [])])
+    prompts = checked([*prompts, *(read_prompts(prompt_file) if prompt_file else [])])
     if num_images < 1:
         raise UserError(f"--num-images {num_images}: ask for at least 1")
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder")
-    device = device_of(device)
-
-    import torch
-
-    from .pipeline import UnCLIP
-
-    model = UnCLIP.from_pretrained(model_name, device=device, dtype=getattr(torch, dtype))
-    settings = asdict(model.settings(**settings))
+    out = output_folder(out)
+    model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype))
+    settings = model.settings(**settings).model_dump()
+    facts = {"model": str(model_name), "dtype": dtype, "settings": settings}
     for prompt in prompts:
         for note in model.notes(prompt):
             print(f"note: {note}", file=sys.stderr)
-    pictures = []
-    steps = settings["num_inference_steps"]
-    with tqdm(total=len(prompts) * steps, unit="step", desc="drawing", leave=False) as bar:
-        for prompt in prompts:
-            shown = bar.n
-            images = model(
-                prompt, num_images=num_images, seed=seed,
-                callback=lambda stage, i, n, done, total: stage == "decoder"
-                and bar.update(shown + int(steps * (done / total + i / n * (1 - done / total))) - bar.n),
-                **settings,
-            )  # fmt: skip
+    names = file_names(prompts)
+    shown = []
+    with tqdm(total=len(prompts) * num_images, unit="picture", unit_scale=True, desc="drawing", leave=False) as bar:
+        for row, prompt in enumerate(prompts):
+
+            def progress(share, row=row):
+                bar.update((row + share) * num_images - bar.n)
+
+            images = model(prompt, num_images=num_images, seed=seed, callback=progress, **settings)
             for k, image in enumerate(images):
-                path = out / f"{slug(prompt)}-{seed + k}.png"
-                write_png(image, path, prompt=prompt, seed=seed + k, model=str(model_name), settings=settings)
-                pictures.append((image, path))
-    for _, path in pictures:
-        print(path)
-    sheet = grid([image for image, _ in pictures], num_images, max(1, GRID_SCALE * 32 // pictures[0][0].width))
-    grid_path = out / f"grid-{slug(prompts[0])}-{seed}.png"
-    write_png(sheet, grid_path, prompt=" | ".join(prompts), seed=seed, model=str(model_name), settings=settings)
-    print(grid_path)
+                path = out / f"{names[prompt]}-{seed + k}.png"
+                write_png(image, path, prompt=prompt, seed=seed + k, **facts)
+                bar.write(str(path), file=sys.stdout)
+            if row < GRID_ROWS:
+                shown += images
+    sheet = grid(shown, num_images, max(1, GRID_SIDE // shown[0].width))
+    path = out / f"grid-{names[prompts[0]]}-{seed}.png"
+    write_png(sheet, path, prompt=" | ".join(prompts[:GRID_ROWS]), seed=seed, **facts)
+    print(path)
+
+
+def output_folder(path):
+    """A path that is a folder, or can become one. Raises UserError for any other."""
+    path = Path(path)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--out {path}: {place} is a file: name a folder")
+    return path
 
 
 def write_png(image, path, **facts):
@@ -74,6 +78,17 @@ def write_png(image, path, **facts):
         image.save(temporary, "PNG", pnginfo=info)
 
 
+def file_names(prompts):
+    """{prompt: its name in file names}; prompts that read the same there are numbered."""
+    names = {}
+    for prompt in dict.fromkeys(prompts):
+        name = slug(prompt)
+        taken = sum(re.fullmatch(rf"{re.escape(name)}(-v\d+)?", other) is not None for other in names.values())
+        names[prompt] = f"{name}-v{taken + 1}" if taken else name
+    return names
+
+
 def slug(prompt):
-    """A prompt as a file name: lower case words joined by '-', at most 60 letters."""
-    return re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "picture"
+    """A prompt as a file name: lower case words joined by '-', at most NAME_BYTES long."""
+    name = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
+    return name.encode("utf-8")[:NAME_BYTES].decode("utf-8", "ignore").strip("-") or "picture"

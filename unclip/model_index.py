@@ -3,6 +3,7 @@
 Training fills it part by part; each training adds its own and leaves the others alone.
 """
 
+import filecmp
 import json
 import shutil
 from pathlib import Path
@@ -12,58 +13,61 @@ from .files import new_file, new_folder
 
 INDEX, VOCABULARY = "model_index.json", "vocabulary.txt"
 PARTS = {"prior": "scripts/train_prior.py", "decoder": "scripts/train_decoder.py"}
-DEFAULTS = {
-    "num_inference_steps": 50,
-    "guidance_scale": 2.0,
-    "prior_num_inference_steps": 25,
-    "prior_guidance_scale": 1.0,
-    "sampler": "ddim",
-}
 
 
 def read_index(folder):
-    """The index of a model folder, its defaults filled in.
+    """The index of a model folder: {"clip": which CLIP, see `hub.load_clip`, "defaults": fields of `Settings`}.
 
     Raises:
         UserError: no index, one that is cut off, or a part that is missing; says what to do.
     """
     folder = Path(folder)
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        clip, defaults = dict(index["clip"]), {**DEFAULTS, **index.get("defaults", {})}
-    except OSError:
-        raise UserError(f"{folder} is no model: it lacks {INDEX}; train one, or use --model pocket") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / INDEX} is damaged: copy or train the model again") from None
+    index = _read(folder)
     for part, script in PARTS.items():
         if not (folder / part).is_dir():
             raise UserError(f"the model {folder} has no {part} yet: run {script}")
-    return {"clip": clip, "defaults": defaults}
+    return index
+
+
+def _read(folder):
+    """The index, of a model that may still lack parts."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return {"clip": dict(index["clip"]), "defaults": dict(index.get("defaults", {}))}
+    except OSError:
+        raise UserError(f"{folder} is no model: it lacks {INDEX}; train one, or use --model pocket") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / INDEX} is damaged: copy or train the model again") from None
 
 
 def read_vocabulary(folder):
     """The words that the model's training captions held; an empty set where that is not recorded."""
     path = Path(folder) / VOCABULARY
-    return set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
+    try:
+        return set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged: copy it again, or remove it") from None
 
 
 def begin_model(folder, clip_name, pretrained, unit_variance):
     """Make or keep the index of a model that is being trained. A CLIP folder is copied in, so that the model is whole.
 
     Raises:
-        UserError: the folder holds a model with another CLIP.
+        UserError: the folder holds a model with another CLIP, whose prior and decoder would not fit this one.
     """
     folder = Path(folder)
     source = Path(str(clip_name).removeprefix("local-dir:"))
     clip = {"name": "clip" if source.is_dir() else clip_name, "pretrained": pretrained, "unit_variance": unit_variance}
     index = {"clip": clip, "defaults": {}}
     if (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = _read(folder)
         if index["clip"] != clip:
             raise UserError(f"{folder} holds a model with the CLIP {index['clip']}: choose another folder for out=")
     if source.is_dir() and not (folder / "clip").exists():
         with new_folder(folder / "clip") as temporary:
             shutil.copytree(source, temporary, dirs_exist_ok=True)
+    elif source.is_dir() and not same_files(source, folder / "clip"):
+        raise UserError(f"{folder / 'clip'} is not the CLIP {source}: choose another folder for out=, or remove {folder}")
     with new_file(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -71,3 +75,9 @@ def begin_model(folder, clip_name, pretrained, unit_variance):
 def write_vocabulary(folder, words):
     with new_file(Path(folder) / VOCABULARY) as temporary:
         temporary.write_text("\n".join(sorted(words)) + "\n", encoding="utf-8")
+
+
+def same_files(a, b):
+    """Do two folders hold the same files?"""
+    names = sorted(p.name for p in a.iterdir())
+    return names == sorted(p.name for p in b.iterdir()) and not any(filecmp.cmpfiles(a, b, names, shallow=False)[1:])

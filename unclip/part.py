@@ -6,46 +6,72 @@ from pathlib import Path
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .errors import UserError
-from .files import new_folder
+from .errors import UserError, nearest
+from .files import new_file
+from .hub import model_folder
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-class Part(nn.Module, PyTorchModelHubMixin):
-    """Base of prior and decoder: Hugging Face's mixin, made strict. Its config is the constructor's keywords."""
+class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
+    """Base of prior and decoder. Its config is the constructor's keywords, which Hugging Face's mixin records.
+
+    From the mixin come `save_pretrained` and `push_to_hub`. Loading is our own: the mixin's ignores unknown settings,
+    prints to the standard output, and reads a pickle where a hub repository has no safetensors.
+    """
 
     @classmethod
-    def from_pretrained(cls, source, **options):
+    def from_pretrained(cls, source):
         """Load a part from a local folder or a hub id; float32, in eval mode.
 
         Raises:
             UserError: nothing there, an unfinished folder, a file cut off, or weights that do not fit the config.
         """
-        folder = Path(source)
-        if folder.exists() or str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
-            for needed in ("config.json", "model.safetensors"):
-                if not (folder / needed).is_file():
-                    raise UserError(f"the folder {folder} is no finished {cls.__name__}: it lacks {needed}")
+        folder = model_folder(source)
+        for needed in (CONFIG, WEIGHTS):
+            if not (folder / needed).is_file():
+                raise UserError(f"the folder {folder} is no finished {cls.__name__}: it lacks {needed}")
+        part = cls._from_config(folder / CONFIG)
         try:
-            return super().from_pretrained(str(source), strict=True, **options)
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise UserError(f"{source} is damaged ({error}): copy or train it again") from None
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{source} does not fit {cls.__name__}: {first_line(error)}") from None
-        except OSError as error:
-            raise UserError(f"cannot fetch {source}: {first_line(error)}") from None
+            part.load_state_dict(load_file(folder / WEIGHTS))
+        except SafetensorError as error:
+            raise UserError(f"{folder / WEIGHTS} is damaged ({error}): copy or train it again") from None
+        except RuntimeError as error:
+            raise UserError(f"{folder / WEIGHTS} does not fit its {CONFIG}: {first_lines(error)}") from None
+        return part.eval()
 
-    def save(self, folder, state=None, dtype=torch.float16):
-        """Write the folder whole or not at all, in `dtype`; `state`: other weights than the module's own."""
-        from safetensors.torch import save_file
+    @classmethod
+    def _from_config(cls, path):
+        """The part that a config file describes, with random weights."""
+        known = list(cls._hub_mixin_init_parameters)[1:]  # without self
+        try:
+            config = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise UserError(f"{path} is damaged: copy or train the {cls.__name__} again") from None
+        for key in config:
+            if key not in known:
+                raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+        try:
+            return cls(**config)
+        except Exception as error:  # a file's values can be wrong in any way
+            raise UserError(f"{path} describes no {cls.__name__}: {first_lines(error)}") from error
 
-        state = self.state_dict() if state is None else state
-        tensors = {k: v.to(dtype).contiguous() if v.is_floating_point() else v for k, v in state.items()}
-        with new_folder(folder) as temporary:
-            text = json.dumps(self._hub_mixin_config, indent=2, sort_keys=True)
-            (temporary / "config.json").write_text(text + "\n")
-            save_file(tensors, temporary / "model.safetensors")
+    def save(self, folder, dtype=torch.float16):
+        """Write config and weights, in `dtype` (None: as they are). The files that were there stay until both are
+        written; other files in the folder stay."""
+        tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
+        if dtype is not None:
+            tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        with new_file(Path(folder) / CONFIG) as config, new_file(Path(folder) / WEIGHTS) as weights:
+            config.write_text(json.dumps(self._hub_mixin_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            save_file(tensors, weights)
+
+    def _save_pretrained(self, save_directory):
+        """What the mixin's `save_pretrained` and `push_to_hub` write beside their model card."""
+        self.save(save_directory, dtype=None)
 
     @property
     def device(self):
@@ -56,7 +82,7 @@ class Part(nn.Module, PyTorchModelHubMixin):
         return next(self.parameters()).dtype
 
 
-def first_line(error):
+def first_lines(error):
+    """An error's message as one line; of torch's, which names the keys from the second line on, the first two."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch names the keys from the second line on
     return " ".join(lines[:2])[:300] if lines else type(error).__name__

@@ -1,35 +1,35 @@
 """UnCLIP: prompt -> pictures. Owns the parts and runs them in a row (Ramesh et al. 2022, figure 2)."""
 
-from dataclasses import asdict, dataclass
-
 import torch
+from pydantic import Field
 
+from .config import Strict, check
 from .data.images import to_pil
 from .decoder import Decoder
 from .diffusion import SAMPLERS, SeededNoise
 from .errors import UserError, nearest
 from .hub import load_clip, model_folder
-from .model_index import read_index, read_vocabulary
+from .model_index import INDEX, read_index, read_vocabulary
 from .prior import DiffusionPrior
 from .prompts import checked, notes
 
+# A CPU generator of torch looks at 32 bits of a seed, and a picture takes two seeds.
+MAX_SEED = 2**31 - 1
 
-@dataclass(frozen=True)
-class Settings:
-    """How pictures are drawn; what a model's index does not name has the defaults of `model_index.DEFAULTS`.
 
-    num_inference_steps, guidance_scale, sampler: of the decoder. prior_...: of the prior, which samples by `ddpm`.
+class Settings(Strict):
+    """How pictures are drawn. The values here hold where a model's index names no others.
+
+    num_inference_steps, guidance_scale, sampler: of the decoder. prior_...: of the prior, which samples by `ddpm`;
+    prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
     """
 
-    num_inference_steps: int
-    guidance_scale: float
-    prior_num_inference_steps: int
-    prior_guidance_scale: float
-    sampler: str
-
-    def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"no sampler {self.sampler!r}{nearest(self.sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
+    num_inference_steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(2.0, allow_inf_nan=False)
+    prior_num_inference_steps: int = Field(25, ge=1)
+    prior_guidance_scale: float = Field(1.0, allow_inf_nan=False)
+    prior_num_samples: int = Field(2, ge=1)
+    sampler: str = "ddim"
 
 
 class UnCLIP:
@@ -49,17 +49,19 @@ class UnCLIP:
 
     @classmethod
     def from_pretrained(cls, name="pocket", *, device="cpu", dtype=torch.float32):
-        """Load a model: "pocket", a folder, or a hub id.
+        """Load a model: "pocket", a folder, or a hub id. `dtype` is that of prior and decoder; CLIP stays in float32.
 
         Raises:
             UserError: no such model, or an unfinished or damaged one.
         """
         folder = model_folder(name)
-        index = read_index(folder)
-        clip = load_clip(folder).to(device)
+        defaults = check(Settings, read_index(folder)["defaults"], folder / INDEX)
+        clip = load_clip(folder, device)
         prior = DiffusionPrior.from_pretrained(folder / "prior").to(device, dtype)
         decoder = Decoder.from_pretrained(folder / "decoder").to(device, dtype, memory_format=torch.channels_last)
-        return cls(clip, prior, decoder, Settings(**index["defaults"]), read_vocabulary(folder))
+        if prior.embed_dim != len(decoder.null_image):
+            raise UserError(f"prior and decoder of {folder} were trained for different CLIPs: copy or train them again")
+        return cls(clip, prior, decoder, defaults, read_vocabulary(folder))
 
     def __call__(self, prompts, *, num_images=1, seed=0, batch_size=16, callback=None, **settings):
         """Draw `num_images` pictures a prompt: a list of PIL images, all of the first prompt first.
@@ -68,68 +70,56 @@ class UnCLIP:
             prompts: a string or several.
             seed: picture k of every prompt is drawn with seed + k; same seed, same picture, whatever the batch.
             batch_size: how many are drawn at once.
-            callback: called as (stage "prior" or "decoder", step, steps, pictures done, pictures in all).
+            callback: called after every step as callback(share of the work done, up to 1).
             settings: fields of `Settings` that differ from the model's defaults.
 
         Raises:
             UserError: an empty prompt, or a setting out of range.
         """
-        return to_pil(self.sample(prompts, num_images, seed, batch_size, callback, self.settings(**settings)))
+        settings = self.settings(**settings)
+        return to_pil(self.sample(prompts, num_images, seed, settings, batch_size=batch_size, callback=callback))
 
     def settings(self, **changes):
         """The model's default settings with changes; None leaves the default.
 
         Raises:
-            UserError: an unknown setting, or a number of steps that the schedule does not have.
+            UserError: an unknown setting, or one out of range.
         """
-        unknown = [k for k in changes if k not in asdict(self.defaults)]
-        if unknown:
-            raise UserError(f"no setting {unknown[0]!r}{nearest(unknown[0], asdict(self.defaults))}")
-        chosen = Settings(**{**asdict(self.defaults), **{k: v for k, v in changes.items() if v is not None}})
-        for part, steps in ((self.decoder, chosen.num_inference_steps), (self.prior, chosen.prior_num_inference_steps)):
-            if not 1 <= steps <= part.schedule.num_timesteps:
-                raise UserError(f"{steps} steps: choose 1 to {part.schedule.num_timesteps}")
-        return chosen
+        changes = {k: v for k, v in changes.items() if v is not None}
+        for key, part in (("num_inference_steps", self.decoder), ("prior_num_inference_steps", self.prior)):
+            steps, most = changes.get(key, 1), part.schedule.num_timesteps
+            if steps < 1 or steps > most:
+                raise UserError(f"{steps} steps ({key}): choose 1 to {most}")
+        sampler = changes.get("sampler", self.defaults.sampler)
+        if sampler not in SAMPLERS:
+            raise UserError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
+        return check(Settings, {**self.defaults.model_dump(), **changes}, "settings")
 
-    def sample(self, prompts, num_images, seed, batch_size, callback, settings):
-        """As `__call__`, but float (B, 3, S, S) in [-1, 1]."""
+    @torch.no_grad()
+    def sample(self, prompts, num_images, seed, settings, *, batch_size=16, callback=None):
+        """As `__call__`, with a `Settings`, but float (N, 3, S, S) in [-1, 1] on the CPU."""
         prompts = checked(prompts)
-        if num_images < 1:
-            raise UserError(f"{num_images} images: ask for at least 1")
+        if num_images < 1 or batch_size < 1:
+            raise UserError(f"{num_images} images in batches of {batch_size}: both must be at least 1")
+        if not 0 <= seed <= MAX_SEED + 1 - num_images:
+            raise UserError(f"seed {seed} for {num_images} images: choose 0 to {MAX_SEED + 1 - num_images}")
         jobs = [(prompt, seed + k) for prompt in prompts for k in range(num_images)]
+        steps = settings.prior_num_inference_steps * settings.prior_num_samples + settings.num_inference_steps
+        done = 0
+
+        def step(i, n, x_t, prediction):
+            nonlocal done
+            done += len(x_t)
+            if callback is not None:
+                callback(done / (len(jobs) * steps))
+
         images = []
         for start in range(0, len(jobs), batch_size):
-            part = jobs[start : start + batch_size]
-
-            def step(stage):
-                if callback is None:
-                    return None
-                return lambda i, n, x_t, prediction: callback(stage, i + 1, n, start, len(jobs))  # noqa: B023
-
-            embeds = self.image_embeddings([p for p, _ in part], [s for _, s in part], settings, step("prior"))
-            texts = self.texts([p for p, _ in part])
-            images.append(
-                self.decoder.sample(
-                    embeds,
-                    *texts,
-                    noise=SeededNoise([2 * s + 1 for _, s in part]),
-                    num_inference_steps=settings.num_inference_steps,
-                    guidance_scale=settings.guidance_scale,
-                    sampler=settings.sampler,
-                    callback=step("decoder"),
-                ).cpu()
-            )
+            part, seeds = zip(*jobs[start : start + batch_size])
+            texts = self.texts(part)
+            embeds = self.image_embeddings(texts, seeds, settings, callback=step)
+            images.append(self.decode(embeds, texts, seeds, settings, callback=step).cpu())
         return torch.cat(images)
-
-    def image_embeddings(self, prompts, seeds, settings, callback=None):
-        """Image embeddings (B, D) that the prior draws for B prompts with B seeds."""
-        return self.prior.sample(
-            *self.texts(prompts),
-            noise=SeededNoise([2 * s for s in seeds]),
-            num_inference_steps=settings.prior_num_inference_steps,
-            guidance_scale=settings.prior_guidance_scale,
-            callback=callback,
-        )
 
     def texts(self, prompts):
         """The text keys of B prompts (B, ...) and of the empty caption (1, ...); equal prompts are encoded once."""
@@ -137,6 +127,32 @@ class UnCLIP:
         encoded = self.clip.encode_text([*distinct, ""]).batch()
         rows = torch.tensor([distinct.index(p) for p in prompts])
         return {k: v[rows] for k, v in encoded.items()}, {k: v[-1:] for k, v in encoded.items()}
+
+    def image_embeddings(self, texts, seeds, settings, callback=None):
+        """The image embeddings (B, D) that the prior draws for B encoded prompts with B seeds.
+
+        texts: as from `texts`; callback: see diffusion/samplers.py.
+        """
+        return self.prior.sample(
+            *texts,
+            noise=SeededNoise([2 * s for s in seeds]),
+            num_inference_steps=settings.prior_num_inference_steps,
+            guidance_scale=settings.prior_guidance_scale,
+            num_samples=settings.prior_num_samples,
+            callback=callback,
+        )
+
+    def decode(self, embeds, texts, seeds, settings, callback=None):
+        """The pictures (B, 3, S, S) that the decoder draws for image embeddings (B, D); see `image_embeddings`."""
+        return self.decoder.sample(
+            embeds,
+            *texts,
+            noise=SeededNoise([2 * s + 1 for s in seeds]),
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            sampler=settings.sampler,
+            callback=callback,
+        )
 
     def notes(self, prompt):
         """Lines about how this model will read a prompt: words it never saw, or a cut; see `prompts.notes`."""

@@ -5,7 +5,7 @@ from typing import Literal, Optional
 import torch
 import torch.nn.functional as F
 
-from .conditioning import TEXT_KEYS, drawn, drop_text, text_of
+from .conditioning import drawn, drop_text, text_and_null, text_of
 from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
 from .networks.prior_transformer import PriorTransformer
 from .part import Part
@@ -63,7 +63,7 @@ class DiffusionPrior(Part):
 
         batch: image_embed (B, D); text_embed, text_states, text_mask and the empty caption's as null_text_... (1, ...).
         """
-        x_0 = (batch["image_embed"].to(self.device) - self.mean) / self.std                                  # (B, D)
+        x_0 = (batch["image_embed"].to(self.mean) - self.mean) / self.std                                    # (B, D)
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device)
         eps = torch.randn(x_0.shape, generator=generator).to(x_0)
         text, null_text = text_of(batch, self.device)
@@ -80,12 +80,13 @@ class DiffusionPrior(Part):
         Args:
             text, null_text: the text keys of B captions and of the empty caption (1, ...).
             noise: a SeededNoise for B embeddings.
+            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py; it runs once for each of num_samples.
             num_samples: how many are drawn a caption; the one with the largest cosine to the text embedding is kept
-                (the paper draws two).
+                (section 2.2 draws two, and takes the dot product).
         """
         batch = len(text["text_embed"])
-        null = {k: null_text[k].expand_as(text[k]) for k in TEXT_KEYS}
-        denoise = guided(self.denoiser, {k: text[k] for k in TEXT_KEYS}, null, guidance_scale)
+        text, null = text_and_null(text, null_text, self.device)
+        denoise = guided(self.denoiser, text, null, guidance_scale)
         denoise = thresholded(denoise, self.schedule, static=self.clamp)
         timesteps = self.schedule.timesteps(num_inference_steps, spacing=self.spacing)
         drawn_embeds = []

@@ -1,6 +1,7 @@
 """What can be said about a prompt before it is drawn: empty, too long, or with words the model never saw."""
 
 import difflib
+from pathlib import Path
 
 from .data.captions import words_of
 from .errors import UserError
@@ -19,6 +20,26 @@ def checked(prompts):
         raise UserError('no prompt: write what to draw, e.g. "a photo of a dog"')
     if any(not isinstance(p, str) or not p.strip() for p in prompts):
         raise UserError('an empty prompt: write what to draw, e.g. "a photo of a dog"')
+    if any(p.encode("utf-8", "ignore").decode("utf-8") != p for p in prompts):
+        raise UserError("a prompt is not valid UTF-8 text: type it again")
+    return prompts
+
+
+def read_prompts(path):
+    """The prompts of a text file, one a line; empty lines are left out.
+
+    Raises:
+        UserError: no such file, no text, or no prompt in it.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError:
+        raise UserError(f"no prompts file {path}: give a text file with a prompt a line") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no UTF-8 text: give a text file with a prompt a line") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{path} holds no prompt: write one a line")
     return prompts
 
 

@@ -43,19 +43,19 @@ class Schedule:
         self.alpha = 1 - beta
         self.alpha_bar = self.alpha.cumprod(0)
         # The paper's own indexing, alpha_bar_0 = 1 first: entry t + 1 belongs to the code's t, entry 0 to clean data.
-        self._alpha_bar_from_clean = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar])      # (T + 1,)
+        self._alpha_bar_from_clean = torch.cat([self.alpha_bar.new_ones(1), self.alpha_bar])                # (T + 1,)
         self.alpha_bar_prev = self._alpha_bar_from_clean[:-1]
         self._on_device = {torch.device("cpu"): self._alpha_bar_from_clean}
 
     @classmethod
     def linear(cls, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> "Schedule":
         """Betas on a straight line (DDPM, section 4)."""
-        return cls(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))
+        return cls(torch.linspace(beta_start, beta_end, T, dtype=torch.float64, device="cpu"))
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> "Schedule":
         """alpha_bar on a squared cosine (improved DDPM, eq. 17), with betas clipped at `max_beta`."""
-        time = torch.arange(T + 1, dtype=torch.float64) / T                                               # (T + 1,)
+        time = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T                                 # (T + 1,)
         f = torch.cos((time + s) / (1 + s) * math.pi / 2) ** 2
         return cls((1 - f[1:] / f[:-1]).clamp(max=max_beta))
 
@@ -100,7 +100,7 @@ class Schedule:
         T = self.num_timesteps
         if not 1 <= n <= T:
             raise ValueError(f"the number of steps must lie in 1..{T}, got {n}")
-        i = torch.arange(n, dtype=torch.float64)
+        i = torch.arange(n, dtype=torch.float64, device="cpu")
         if spacing == "linspace":
             rising = (i * (T - 1) / (n - 1)).round() if n > 1 else i + T - 1
         elif spacing == "leading":

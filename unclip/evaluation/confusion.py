@@ -4,7 +4,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_NAME = 28  # letters of a class name that are shown
-NUMBERED = 25  # up to so many classes, the cells carry their per cent
+NUMBERED, NAMED = 25, 400  # up to so many classes, the cells carry their per cent, the rows and columns their name
 WHITE, DARK = torch.tensor([255.0, 255.0, 255.0]), torch.tensor([8.0, 48.0, 107.0])
 
 
@@ -15,10 +15,10 @@ def confusion_image(confusion, names):
         confusion: (C, C) counts; names: C strings.
     """
     count = len(names)
-    cell = 40 if count <= NUMBERED else 20 if count <= 60 else 13
-    font = ImageFont.load_default(size=min(16, cell - 2))
+    cell = 40 if count <= NUMBERED else 20 if count <= 60 else 13 if count <= NAMED else 3
+    font = ImageFont.load_default(size=min(16, max(cell, 13) - 2))
     small = ImageFont.load_default(size=13)
-    shown = [n if len(n) <= MAX_NAME else f"{n[: MAX_NAME - 3]}..." for n in names]
+    shown = [n if len(n) <= MAX_NAME else f"{n[: MAX_NAME - 3]}..." for n in names] if count <= NAMED else ["    "]
     margin = max(round(font.getlength(n)) for n in shown) + 12
     title = 24
     origin = title + margin  # of the cells, in both directions: the title's strip, then the names
