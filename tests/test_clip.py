@@ -3,17 +3,21 @@
 import copy
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from unclip.clip import FrozenCLIP, build_clip, clip_tokenizer, import_open_clip, save_clip, token_mask
+from unclip.clip import FrozenCLIP, build_clip, clip_tokenizer, import_open_clip, refusals, save_clip, token_mask
 from unclip.data.images import to_float, to_uint8
 from unclip.errors import UserError
 
 open_clip = import_open_clip()
+REPO = Path(__file__).resolve().parents[1]
 CAPTIONS = ["a photo of a dog", "an ox", "", "wow!!! a very small red bus & a tree"]
 STATS = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
@@ -38,7 +42,12 @@ OWN = {
         "vision_cfg": {"image_size": 32, "timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear"},
         "text_cfg": TEXT,
     },
-    "custom text": {"embed_dim": 16, "custom_text": True, "vision_cfg": VISION, "text_cfg": {**TEXT, "proj_bias": True}},
+    "custom text": {
+        "embed_dim": 16,
+        "custom_text": True,
+        "vision_cfg": VISION,
+        "text_cfg": {**TEXT, "proj_bias": True},
+    },
     "coca": COCA,
 }
 WORDS = "a photo of dog an ox wow very small red bus tree ! &".split()
@@ -135,7 +144,8 @@ def test_the_weights_that_were_saved_are_those_that_are_used(clip, folder):
 @torch.no_grad()
 def test_embeddings_equal_those_of_plain_open_clip(clip, plain):
     model, preprocess, tokenizer = plain
-    torch.testing.assert_close(clip.encode_text(CAPTIONS).embed, model.encode_text(tokenizer(CAPTIONS), normalize=False))
+    expected = model.encode_text(tokenizer(CAPTIONS), normalize=False)
+    torch.testing.assert_close(clip.encode_text(CAPTIONS).embed, expected)
     images = [Image.effect_noise((32, 32), 80).convert("RGB") for _ in range(3)]
     expected = model.encode_image(torch.stack([preprocess(i) for i in images]), normalize=False)
     torch.testing.assert_close(clip.encode_image(images), expected, rtol=1e-4, atol=1e-5)
@@ -279,7 +289,8 @@ def test_a_tag_trained_with_quick_gelu_gets_it(monkeypatch, simple):
     """OpenCLIP itself warns, and goes on with the activation that the weights were not trained with."""
     factory = open_clip.factory
     monkeypatch.setitem(factory._MODEL_CONFIGS, "tiny", OWN["clip"])
-    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"openai": {"quick_gelu": True}, "laion": {"hf_hub": "a/b/"}})
+    tags = {"openai": {"quick_gelu": True}, "laion": {"hf_hub": "a/b/"}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", tags)
     weights = str(simple / "open_clip_model.safetensors")
     monkeypatch.setattr(factory, "download_pretrained", lambda *args, **kwargs: weights)
     quick, plain = FrozenCLIP("tiny", "openai"), FrozenCLIP("tiny", "laion")
@@ -323,17 +334,27 @@ def test_unfinished_folders_end_in_one_line(simple, tmp_path):
     assert FrozenCLIP(tmp_path).embed_dim == 16
 
 
-def test_loading_leaves_logging_as_it_was(simple):
+def test_a_hub_model_without_weights_is_refused(monkeypatch):
+    """OpenCLIP itself would go on with random weights."""
+    factory = open_clip.factory
+    monkeypatch.setattr(factory, "_get_hf_config", lambda *args, **kwargs: {"model_cfg": dict(OWN["clip"])})
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(factory, "download_pretrained_from_hf", offline)
+    with pytest.raises(UserError, match="cannot load CLIP hf-hub:someone/some-clip: Required pretrained weights"):
+        FrozenCLIP("hf-hub:someone/some-clip")
+
+
+def test_loading_leaves_logging_as_it_was(simple, caplog):
     before = logging.root.handlers[:], logging.root.manager.disable
     FrozenCLIP(simple)
+    with refusals("nothing"):
+        logging.warning("kept from the screen")
     assert (logging.root.handlers, logging.root.manager.disable) == before
-    assert logging.getLogger().isEnabledFor(logging.WARNING)
-
-
-def test_new_models_are_drawn_at_random():
-    """Loading skips the first random weights; building a new model must not."""
-    weights = [build_clip(OWN["clip"]).token_embedding.weight for _ in range(2)]
-    assert weights[0].std() > 0 and not torch.equal(*weights)
+    logging.warning("shown")
+    assert caplog.messages == ["shown"]
 
 
 def test_build_clip_refuses_in_one_line():
@@ -341,5 +362,29 @@ def test_build_clip_refuses_in_one_line():
         build_clip({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": {**TEXT, "heads_": 3}})
 
 
-def test_open_clip_imports_twice():
+def test_open_clip_imports_twice_and_unaided_where_torchvision_loads():
+    import torchvision
+
     assert import_open_clip() is import_open_clip() is open_clip
+    assert hasattr(import_open_clip, "library") == (not torchvision.extension._has_ops())
+
+
+def test_open_clip_imports_where_torchvisions_operators_do_not_load(tmp_path):
+    """As with the CPU build of torch beside PyPI's torchvision, whose import ends at the missing schema of nms."""
+    (tmp_path / "torchvision.py").write_text(
+        "import torch\n"
+        "for name in ('nms', 'qnms'):\n"
+        "    torch.library.register_fake(f'torchvision::{name}')(lambda dets, scores, iou_threshold: None)\n"
+    )
+    (tmp_path / "open_clip.py").write_text("import torchvision\n")
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPO)!r}]\n"
+        "try:\n    import torchvision\nexcept RuntimeError as error:\n    print(error)\n"
+        "from unclip.clip import import_open_clip\n"
+        "print(import_open_clip().__file__, import_open_clip().torchvision.__name__)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.splitlines() == [
+        "operator torchvision::nms does not exist",
+        f"{tmp_path / 'open_clip.py'} torchvision",
+    ], out.stderr

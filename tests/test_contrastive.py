@@ -43,7 +43,7 @@ def test_with_repeats_equals_a_slow_loop():
             logits = [scale.item() * torch.cosine_similarity(anchors[i], other, dim=0).item() for other in others]
             total = math.log(sum(math.exp(v) for v in logits))
             expected += sum(total - logits[j] for j in copies) / len(copies) / 2
-        assert loss[i].item() == pytest.approx(expected, rel=1e-12)
+        assert loss[i].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_copies_share_the_target():

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from .errors import UserError, nearest
 from .files import new_folder
@@ -85,10 +84,9 @@ class FrozenCLIP(nn.Module):
         # of that name has (every "openai" tag), and computes something slightly wrong.
         quick_gelu = bool(pretrained) and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
         with refusals(f"CLIP {name} {pretrained or ''}".strip()):
-            with NoRandomInit():
-                model = open_clip.create_model(
-                    name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True
-                )
+            model = open_clip.create_model(
+                name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True
+            )
             tokenizer = open_clip.get_tokenizer(name)
         # Held in a tuple, torch neither lists its weights as parameters nor saves them; `_apply` below moves them.
         self._held = (model.eval().requires_grad_(False), tokenizer)
@@ -225,7 +223,8 @@ def model_name(name, pretrained=None):
         file = pretrained and Path(pretrained).suffix == ".safetensors" and Path(pretrained).is_file()
         if not file and not (pretrained and open_clip.get_pretrained_cfg(architecture, pretrained)):
             wrong = f"no weights {pretrained!r}{nearest(pretrained, tags)}" if pretrained else "no weights named"
-            raise UserError(f"CLIP {architecture}: {wrong}; its tags are {', '.join(tags) or 'none: give a .safetensors file'}")
+            choice = f"its tags are {', '.join(tags)}" if tags else "it has no tags: give a .safetensors file"
+            raise UserError(f"CLIP {architecture}: {wrong}; {choice}")
         return architecture
     elif not name.startswith("hf-hub:"):
         raise UserError(
@@ -235,15 +234,6 @@ def model_name(name, pretrained=None):
     if pretrained:
         raise UserError(f"CLIP {name} brings its own weights: leave the tag {pretrained!r} out")
     return name
-
-
-class NoRandomInit(TorchFunctionMode):
-    """Inside, new modules skip drawing their first weights: seconds saved, as others are loaded right after."""
-
-    RANDOM = {torch.Tensor.normal_, torch.Tensor.uniform_}
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return args[0] if func in self.RANDOM else func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from .cli import device_of
 from .data.images import grid
 from .errors import UserError
 from .files import new_file
-from .pipeline import UnCLIP
+from .pipeline import UnCLIP, seeds_from
 from .prompts import checked, read_prompts
 
 GRID_SIDE = 128  # pictures smaller than this are enlarged in the grid
@@ -32,7 +32,7 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
     prompts = checked([*prompts, *(read_prompts(prompt_file) if prompt_file else [])])
     if num_images < 1:
         raise UserError(f"--num-images {num_images}: ask for at least 1")
-    out = output_folder(out)
+    seeds, out = seeds_from(seed, num_images), output_folder(out)
     model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype))
     settings = model.settings(**settings).model_dump()
     facts = {"model": str(model_name), "dtype": dtype, "settings": settings}
@@ -48,14 +48,14 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
                 bar.update((row + share) * num_images - bar.n)
 
             images = model(prompt, num_images=num_images, seed=seed, callback=progress, **settings)
-            for k, image in enumerate(images):
-                path = out / f"{names[prompt]}-{seed + k}.png"
-                write_png(image, path, prompt=prompt, seed=seed + k, **facts)
-                bar.write(str(path), file=sys.stdout)
+            paths = [out / f"{names[prompt]}-{s}.png" for s in seeds]
+            for image, path, s in zip(images, paths, seeds):
+                write_png(image, path, prompt=prompt, seed=s, **facts)
+            bar.write("\n".join(map(str, paths)), file=sys.stdout)
             if row < GRID_ROWS:
                 shown += images
     sheet = grid(shown, num_images, max(1, GRID_SIDE // shown[0].width))
-    path = out / f"grid-{names[prompts[0]]}-{seed}.png"
+    path = out / f"{names[prompts[0]]}-{seed}-grid.png"
     write_png(sheet, path, prompt=" | ".join(prompts[:GRID_ROWS]), seed=seed, **facts)
     print(path)
 
@@ -82,9 +82,11 @@ def file_names(prompts):
     """{prompt: its name in file names}; prompts that read the same there are numbered."""
     names = {}
     for prompt in dict.fromkeys(prompts):
-        name = slug(prompt)
-        taken = sum(re.fullmatch(rf"{re.escape(name)}(-v\d+)?", other) is not None for other in names.values())
-        names[prompt] = f"{name}-v{taken + 1}" if taken else name
+        name, k = slug(prompt), 1
+        while name in names.values():
+            k += 1
+            name = f"{slug(prompt)}-v{k}"
+        names[prompt] = name
     return names
 
 

@@ -18,10 +18,10 @@ def model_folder(name):
         UserError: there is no such model, or no way to it.
     """
     folder = POCKET if str(name) == "pocket" else Path(name)
+    if str(name) == "pocket" and not (folder / INDEX).is_file():
+        raise UserError(f"no pocket model in {POCKET}: install from a clone of the repository (pip install -e .)")
     if folder.is_dir() and any(folder.iterdir()):
         return folder
-    if str(name) == "pocket":
-        raise UserError(f"the pocket model is not in {POCKET}: install from a clone of the repository (pip install -e .)")
     if folder.exists():
         raise UserError(f"{name} is {'an empty folder' if folder.is_dir() else 'a file'}, not a model folder")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):

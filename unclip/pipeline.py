@@ -85,15 +85,14 @@ class UnCLIP:
         Raises:
             UserError: an unknown setting, or one out of range.
         """
-        changes = {k: v for k, v in changes.items() if v is not None}
-        for key, part in (("num_inference_steps", self.decoder), ("prior_num_inference_steps", self.prior)):
-            steps, most = changes.get(key, 1), part.schedule.num_timesteps
-            if steps < 1 or steps > most:
-                raise UserError(f"{steps} steps ({key}): choose 1 to {most}")
-        sampler = changes.get("sampler", self.defaults.sampler)
-        if sampler not in SAMPLERS:
-            raise UserError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
-        return check(Settings, {**self.defaults.model_dump(), **changes}, "settings")
+        given = {k: v for k, v in changes.items() if v is not None}
+        chosen = check(Settings, {**self.defaults.model_dump(), **given}, "settings")
+        for steps, part in ((chosen.num_inference_steps, self.decoder), (chosen.prior_num_inference_steps, self.prior)):
+            if steps > part.schedule.num_timesteps:
+                raise UserError(f"{steps} steps: choose 1 to {part.schedule.num_timesteps}")
+        if chosen.sampler not in SAMPLERS:
+            raise UserError(f"no sampler {chosen.sampler!r}{nearest(chosen.sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
+        return chosen
 
     @torch.no_grad()
     def sample(self, prompts, num_images, seed, settings, *, batch_size=16, callback=None):
@@ -101,9 +100,7 @@ class UnCLIP:
         prompts = checked(prompts)
         if num_images < 1 or batch_size < 1:
             raise UserError(f"{num_images} images in batches of {batch_size}: both must be at least 1")
-        if not 0 <= seed <= MAX_SEED + 1 - num_images:
-            raise UserError(f"seed {seed} for {num_images} images: choose 0 to {MAX_SEED + 1 - num_images}")
-        jobs = [(prompt, seed + k) for prompt in prompts for k in range(num_images)]
+        jobs = [(prompt, s) for prompt in prompts for s in seeds_from(seed, num_images)]
         steps = settings.prior_num_inference_steps * settings.prior_num_samples + settings.num_inference_steps
         done = 0
 
@@ -157,3 +154,10 @@ class UnCLIP:
     def notes(self, prompt):
         """Lines about how this model will read a prompt: words it never saw, or a cut; see `prompts.notes`."""
         return notes(prompt, self.clip, self.vocabulary)
+
+
+def seeds_from(seed, num_images):
+    """The seeds of the pictures of one prompt. Raises UserError where there are none."""
+    if not 0 <= seed <= MAX_SEED + 1 - num_images:
+        raise UserError(f"seed {seed} for {num_images} images: choose 0 to {MAX_SEED + 1 - num_images}")
+    return range(seed, seed + num_images)

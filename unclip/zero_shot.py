@@ -1,4 +1,4 @@
-"""CLIP as a classifier (Radford et al. 2021, section 3.1): the class is the one whose text is nearest to the picture."""
+"""CLIP as a classifier (Radford et al. 2021, section 3.1): a picture is of the class whose text is nearest to it."""
 
 from dataclasses import dataclass
 
@@ -73,7 +73,8 @@ class ZeroShotClassifier:
         for images, labels in batches:
             labels = torch.as_tensor(labels)
             if not ((labels >= 0) & (labels < classes)).all():
-                raise UserError(f"a picture has the label {int(labels.max())}, but there are {classes} class names (from 0)")
+                label = next(n for n in labels.tolist() if not 0 <= n < classes)
+                raise UserError(f"a picture has the label {label}, but there are {classes} class names (from 0)")
             ranked = self.logits(images).topk(min(5, classes), dim=1).indices.cpu()  # (B, 5)
             in_top5 += int((ranked == labels[:, None]).any(dim=1).sum())
             confusion += torch.bincount(labels * classes + ranked[:, 0], minlength=classes * classes)

@@ -26,7 +26,8 @@ def confusion_image(confusion, names):
 
     share = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)  # (C, C)
     colours = WHITE + share[..., None] * (DARK - WHITE)
-    cells = Image.fromarray(colours.round().to(torch.uint8).numpy()).resize((count * cell,) * 2, Image.Resampling.NEAREST)
+    cells = Image.fromarray(colours.round().to(torch.uint8).numpy())
+    cells = cells.resize((count * cell, count * cell), Image.Resampling.NEAREST)
     sheet = Image.new("RGB", (side, side), "white")
     sheet.paste(cells, (origin, origin))
     draw = ImageDraw.Draw(sheet)

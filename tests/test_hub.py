@@ -1,0 +1,85 @@
+"""Where models are looked for, and which CLIP a model folder has."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from unclip import hub
+from unclip.clip import build_clip, save_clip
+from unclip.errors import UserError
+
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("models") / "model"
+    save_clip(build_clip(CONFIG).state_dict(), CONFIG, ((0.5,) * 3, (0.5,) * 3), path / "clip")
+    entry = {"name": "clip", "pretrained": None, "unit_variance": True}
+    (path / "model_index.json").write_text(json.dumps({"clip": entry}))
+    return path
+
+
+def test_pocket_is_a_folder_of_the_repository(monkeypatch, model, tmp_path):
+    monkeypatch.setattr(hub, "POCKET", model)
+    assert hub.model_folder("pocket") == model
+    monkeypatch.setattr(hub, "POCKET", tmp_path)  # empty
+    with pytest.raises(UserError, match="no pocket model in"):
+        hub.model_folder("pocket")
+
+
+def test_a_folder_is_itself(model):
+    assert hub.model_folder(model) == hub.model_folder(str(model)) == model
+
+
+def test_a_hub_id_is_fetched(monkeypatch, model):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(model))
+    assert hub.model_folder("someone/some-model") == model and asked == ["someone/some-model"]
+
+    def offline(name, **_):
+        raise ConnectionError("no route to host\nand more lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(UserError, match="cannot be fetched from the Hugging Face hub: no route to host$"):
+        hub.model_folder("someone/some-model")
+
+
+@pytest.mark.parametrize("name", ["no-such-folder", "./no/such", "/no/such/folder", "a/b/c", "../x"])
+def test_what_is_no_hub_id_is_never_asked_for(monkeypatch, name):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(UserError, match="no model folder"):
+        hub.model_folder(name)
+
+
+def test_the_clip_of_a_model(model, tmp_path):
+    clip = hub.load_clip(model)
+    assert clip.unit_variance and clip.encode_text(["ox"]).embed.square().mean().item() == pytest.approx(1, rel=1e-5)
+    assert hub.any_clip(model).fingerprint() == clip.fingerprint()
+    assert not hub.any_clip(model / "clip").unit_variance  # an OpenCLIP folder: as OpenCLIP computes it
+    index = json.loads((model / "model_index.json").read_text())
+    for broken, says in [
+        (None, "lacks model_index.json"),
+        ("{", "is damaged"),
+        ("{}", "is damaged"),
+        ('{"clip": "clip"}', "is damaged"),
+        (json.dumps(index), "has no clip"),
+        (json.dumps({"clip": {**index["clip"], "name": "ViT-B32"}}), "did you mean 'ViT-B-32'"),
+    ]:
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        if broken:
+            (tmp_path / "model_index.json").write_text(broken)
+        with pytest.raises(UserError, match=says):
+            hub.load_clip(tmp_path)

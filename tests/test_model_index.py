@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import pytest
+
+from unclip.errors import UserError
+from unclip.model_index import begin_model, read_index, read_vocabulary, write_vocabulary
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    folder = tmp_path / "my-clip"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text("{}")
+    (folder / "open_clip_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def files_of(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_an_index_is_read_as_it_stands(model_files):
+    index = read_index(model_files)
+    assert index["clip"] == {"name": "clip", "pretrained": None, "unit_variance": True}
+    assert index["defaults"] == {"num_inference_steps": 3, "prior_num_inference_steps": 2}
+
+
+def test_no_index(tmp_path):
+    with pytest.raises(UserError, match=r"lacks model_index\.json"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"clip": {"na', b"[]", b"null", b'{"defaults": {}}', b'{"clip": 3}', b"\xff"])
+def test_a_damaged_index(model_copy, content):
+    (model_copy / "model_index.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"model_index\.json is damaged"):
+        read_index(model_copy)
+
+
+@pytest.mark.parametrize("part", ["prior", "decoder"])
+def test_a_part_not_trained_yet(model_copy, part):
+    shutil.rmtree(model_copy / part)
+    with pytest.raises(UserError, match=rf"no {part} yet: run scripts/train_{part}\.py"):
+        read_index(model_copy)
+
+
+def test_a_model_takes_its_clip_along(clip_folder, tmp_path):
+    out = tmp_path / "model"
+    begin_model(out, clip_folder, None, True)
+    assert files_of(out / "clip") == files_of(clip_folder)
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["clip"] == {"name": "clip", "pretrained": None, "unit_variance": True}
+    before = files_of(out / "clip")
+    begin_model(out, f"local-dir:{clip_folder}", None, True)  # the second training, or the same one again
+    assert files_of(out / "clip") == before
+
+
+def test_a_named_clip_is_not_copied(tmp_path):
+    begin_model(tmp_path / "model", "ViT-L-14", "openai", False)
+    assert json.loads((tmp_path / "model" / "model_index.json").read_text())["clip"] == {
+        "name": "ViT-L-14", "pretrained": "openai", "unit_variance": False,
+    }  # fmt: skip
+    assert not (tmp_path / "model" / "clip").exists()
+
+
+def test_beginning_again_keeps_parts_and_defaults(clip_folder, tmp_path):
+    out = tmp_path / "model"
+    begin_model(out, clip_folder, None, True)
+    index = json.loads((out / "model_index.json").read_text())
+    (out / "model_index.json").write_text(json.dumps({**index, "defaults": {"guidance_scale": 3.5}}))
+    (out / "prior").mkdir()
+    begin_model(out, clip_folder, None, True)
+    assert json.loads((out / "model_index.json").read_text())["defaults"] == {"guidance_scale": 3.5}
+    assert (out / "prior").is_dir()
+
+
+def test_a_model_of_another_clip_is_not_mixed(clip_folder, tmp_path):
+    out = tmp_path / "model"
+    begin_model(out, clip_folder, None, True)
+    before = (out / "model_index.json").read_bytes()
+    for other in (("ViT-L-14", "openai", True), (clip_folder, None, False)):
+        with pytest.raises(UserError, match="choose another folder"):
+            begin_model(out, *other)
+    (clip_folder / "open_clip_model.safetensors").write_bytes(b"retrain")  # as long, but other weights
+    with pytest.raises(UserError, match="is not the CLIP"):
+        begin_model(out, clip_folder, None, True)
+    assert (out / "model_index.json").read_bytes() == before
+    assert (out / "clip" / "open_clip_model.safetensors").read_bytes() == b"weights"
+
+
+def test_vocabulary(tmp_path):
+    assert read_vocabulary(tmp_path) == set()
+    write_vocabulary(tmp_path, {"dog", "cat", "crème"})
+    assert read_vocabulary(tmp_path) == {"dog", "cat", "crème"}
+    (tmp_path / "vocabulary.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UserError, match=r"vocabulary\.txt"):
+        read_vocabulary(tmp_path)

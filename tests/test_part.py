@@ -1,0 +1,206 @@
+import errno
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import unclip.part
+from unclip.decoder import Decoder
+from unclip.errors import UserError
+from unclip.prior import DiffusionPrior
+
+
+def one_line(error):
+    """The message of a UserError, which is one line and no more."""
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 500
+    return text
+
+
+@pytest.fixture
+def saved(make_decoder, tmp_path):
+    folder = tmp_path / "decoder"
+    make_decoder().save(folder)
+    return folder
+
+
+def change_weights(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+# ---- there and back --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("options", [{}, {"text_dim": 16, "image_tokens": 2, "spacing": "leading", "image_drop": 0.25}])
+def test_a_decoder_comes_back_with_its_options(make_decoder, tmp_path, options):
+    decoder = make_decoder(**options)
+    decoder.save(tmp_path / "part", dtype=torch.float32)
+    again = Decoder.from_pretrained(tmp_path / "part")
+    assert not again.training
+    for name, value in decoder.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    for name, value in options.items():
+        if name != "text_dim":
+            assert getattr(again, name) == value
+
+
+def test_a_prior_comes_back_with_its_statistics(make_prior, tmp_path):
+    prior = make_prior(clamp=4.0, text_drop=0.2)
+    prior.save(tmp_path / "part", dtype=torch.float32)
+    again = DiffusionPrior.from_pretrained(tmp_path / "part")
+    assert (again.clamp, again.text_drop) == (4.0, 0.2)
+    assert torch.equal(again.mean, prior.mean) and torch.equal(again.std, prior.std)
+
+
+def test_half_precision_files_load_as_float32(make_decoder, tmp_path):
+    decoder = make_decoder()
+    decoder.save(tmp_path / "part")
+    assert {t.dtype for t in load_file(tmp_path / "part" / "model.safetensors").values()} == {torch.float16}
+    again = Decoder.from_pretrained(tmp_path / "part")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    for name, value in decoder.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.half().float()), name
+
+
+def test_the_mixins_save_pretrained_is_exact_and_loads(make_decoder, tmp_path, capsys):
+    decoder = make_decoder(text_dim=16)
+    decoder.save_pretrained(tmp_path / "part")
+    again = Decoder.from_pretrained(tmp_path / "part")
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in decoder.state_dict().items())
+    again.save_pretrained(tmp_path / "copy")
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "copy" / file).read_bytes() == (tmp_path / "part" / file).read_bytes()
+    assert capsys.readouterr().out == ""  # the standard output belongs to the scripts
+
+
+def test_the_config_holds_every_option(saved):
+    import inspect
+
+    options = set(inspect.signature(Decoder.__init__).parameters) - {"self"}
+    assert set(json.loads((saved / "config.json").read_text())) == options
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+def test_saving_leaves_other_files_alone(make_decoder, saved):
+    (saved / "README.md").write_text("mine")
+    make_decoder(image_tokens=2).save(saved)
+    assert (saved / "README.md").read_text() == "mine"
+    assert Decoder.from_pretrained(saved).image_tokens == 2
+    assert sorted(p.name for p in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_failed_save_leaves_what_was_there(make_decoder, saved, monkeypatch):
+    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(unclip.part, "save_file", full)
+    with pytest.raises(OSError):
+        make_decoder(image_tokens=2).save(saved)
+    assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+
+
+# ---- strictness ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(saved, file):
+    (saved / file).unlink()
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert file in one_line(error)
+
+
+def test_a_missing_or_empty_folder(tmp_path):
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError) as error:
+            Decoder.from_pretrained(folder)
+        assert str(folder) in one_line(error)
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda t: t.pop("null_image"), "null_image"),
+    (lambda t: t.update(extra_weight=torch.zeros(1)), "extra_weight"),
+    (lambda t: t.update(null_image=torch.zeros(17)), "null_image"),
+    (lambda t: t.clear(), "unet"),
+])  # fmt: skip
+def test_weights_that_do_not_fit_are_named(saved, change, says):
+    change_weights(saved, change)
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert says in one_line(error)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9999])
+def test_weights_cut_off(saved, share):
+    weights = saved / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "model.safetensors is damaged" in one_line(error)
+
+
+@pytest.mark.parametrize("content", ["", '{"unet": {', "[1, 2]", "null", "\x00\x01"])
+def test_a_damaged_config(saved, content):
+    (saved / "config.json").write_text(content)
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "config.json is damaged" in one_line(error)
+
+
+def test_an_unknown_key_names_the_nearest(saved):
+    change_config(saved, image_token=4)
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "'image_token'" in one_line(error) and "'image_tokens'" in one_line(error)
+
+
+@pytest.mark.parametrize("changes", [
+    {"image_size": "large"}, {"unet": {}}, {"unet": None}, {"embed_dim": -1}, {"prediction": "score"},
+    {"vlb_weight": 1.0},
+])  # fmt: skip
+def test_a_config_with_wrong_values(saved, changes):
+    change_config(saved, **changes)
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "config.json" in one_line(error)
+
+
+def test_a_missing_option(saved):
+    config = json.loads((saved / "config.json").read_text())
+    del config["image_size"]
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "image_size" in one_line(error)
+
+
+def test_the_config_of_another_part(make_prior, saved):
+    make_prior().save(saved)
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "unknown key" in one_line(error)
+
+
+def test_pickles_are_never_read(make_decoder, saved, monkeypatch):
+    torch.save(make_decoder().state_dict(), saved / "pytorch_model.bin")
+    (saved / "model.safetensors").unlink()
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("a pickle was read"))
+    with pytest.raises(UserError, match="model.safetensors"):
+        Decoder.from_pretrained(saved)
+
+
+def test_a_hub_id_without_network_ends_in_one_line():
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained("nobody/no-such-model")
+    assert "nobody/no-such-model" in one_line(error)

@@ -1,0 +1,239 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import unclip
+from unclip.diffusion import SeededNoise
+from unclip.errors import UserError
+from unclip.pipeline import MAX_SEED, Settings, UnCLIP
+
+
+def draw(model, prompts="a photo of a dog", num_images=1, seed=0, batch_size=16, **settings):
+    return model.sample(prompts, num_images, seed, model.settings(**settings), batch_size=batch_size)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+def test_the_readmes_lines(model_files):
+    images = unclip.UnCLIP.from_pretrained(model_files)("a photo of a dog", num_images=2, seed=0)
+    assert [type(image) for image in images] == [Image.Image] * 2
+    assert [(image.size, image.mode) for image in images] == [((8, 8), "RGB")] * 2
+
+
+def test_pil_images_are_the_sampled_ones(model):
+    (image,) = model("a dog")
+    expected = ((draw(model, "a dog")[0] + 1) * 127.5).permute(1, 2, 0)
+    assert np.abs(np.asarray(image, dtype=float) - expected.numpy()).max() <= 0.501
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+def test_the_same_seed_is_the_same_picture(model, sampler):
+    first = draw(model, num_images=3, seed=7, sampler=sampler)
+    assert torch.equal(first, draw(model, num_images=3, seed=7, sampler=sampler))
+    assert (first - draw(model, num_images=3, seed=8, sampler=sampler)).abs().amax((1, 2, 3)).min() > 0.01
+
+
+def test_picture_k_has_seed_k_in_a_batch_of_any_size(model):
+    together = draw(model, num_images=4, seed=7, sampler="ddpm")
+    one_by_one = torch.cat([draw(model, seed=7 + k, sampler="ddpm") for k in range(4)])
+    torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 0.01
+    for batch_size in (1, 3):
+        split = draw(model, num_images=4, seed=7, batch_size=batch_size, sampler="ddpm")
+        torch.testing.assert_close(split, together, rtol=0, atol=1e-4)
+
+
+def test_prompts_come_in_order_and_share_their_seeds(model):
+    both = draw(model, ["a red car", "a dog"], num_images=2, seed=3, batch_size=3)
+    for k, (prompt, seed) in enumerate([("a red car", 3), ("a red car", 4), ("a dog", 3), ("a dog", 4)]):
+        torch.testing.assert_close(both[k : k + 1], draw(model, prompt, seed=seed), rtol=0, atol=1e-4)
+    assert (both[0] - both[2]).abs().max() > 0.01
+
+
+def test_the_parts_run_in_a_row(model):
+    """encode, prior, decoder by hand, with this model's settings."""
+    settings = model.settings(guidance_scale=3.0, prior_guidance_scale=2.0)
+    encoded = model.clip.encode_text(["a dog", ""]).batch()
+    text, null = {k: v[:1] for k, v in encoded.items()}, {k: v[1:] for k, v in encoded.items()}
+    embed = model.prior.sample(text, null, noise=SeededNoise([10]), num_inference_steps=2, guidance_scale=2.0)
+    image = model.decoder.sample(embed, noise=SeededNoise([11]), num_inference_steps=3, guidance_scale=3.0)
+    torch.testing.assert_close(model.sample("a dog", 1, 5, settings), image, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting, value", [
+    ("num_inference_steps", 5), ("guidance_scale", 4.0), ("prior_num_inference_steps", 5),
+    ("prior_guidance_scale", 3.0), ("sampler", "ddpm"),
+])  # fmt: skip
+def test_every_setting_changes_the_picture(model, setting, value):
+    assert (draw(model, num_images=2) - draw(model, num_images=2, **{setting: value})).abs().max() > 1e-3
+
+
+def test_the_number_of_prior_samples_is_a_setting(model):
+    one, many = (draw(model, num_images=8, prior_num_samples=n) for n in (1, 4))
+    changed = (one - many).abs().amax((1, 2, 3)) > 1e-3
+    assert changed.any()
+
+
+def test_a_decoder_that_reads_the_caption(model, make_decoder):
+    reading = UnCLIP(model.clip, model.prior, make_decoder(text_dim=16), model.defaults)
+    torch.nn.init.zeros_(reading.decoder.image_to_time.weight)
+    torch.nn.init.zeros_(reading.decoder.image_to_tokens.weight)  # all it knows comes from the caption
+    dog, cat = draw(reading, "a dog"), draw(reading, "a cat")
+    assert (dog - cat).abs().max() > 1e-3
+    torch.testing.assert_close(draw(reading, ["a dog", "a cat"]), torch.cat([dog, cat]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(model_files, model, dtype):
+    half = UnCLIP.from_pretrained(model_files, dtype=dtype)
+    assert (half.prior.dtype, half.decoder.dtype, half.clip.dtype) == (dtype, dtype, torch.float32)
+    image, full = draw(half, num_images=4), draw(model, num_images=4)
+    assert (image - full).norm() < 0.15 * full.norm()
+
+
+def test_progress_rises_to_exactly_one(model):
+    seen = []
+    model("a dog", num_images=5, batch_size=2, callback=seen.append)
+    steps = 2 * 2 + 3  # two embeddings by two steps, one picture by three
+    assert len(seen) == steps * 3  # three batches
+    assert seen == sorted(seen) and len(set(seen)) == len(seen)
+    assert seen[0] == pytest.approx(2 / (5 * steps)) and seen[-1] == 1
+
+
+# ---- the text --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("prompt", ["", "a dog", "dog " * 50])
+def test_text_tokens_have_start_and_end_markers(model, prompt):
+    """And CLIP pools the state of the end marker, also where the prompt was cut."""
+    clip = model.clip
+    tokens, encoded = clip.tokenize([prompt])[0], clip.encode_text([prompt])
+    end = int((tokens == 49407).nonzero()[0])
+    assert tokens[0] == 49406
+    assert end == min(len(prompt.split()) + 1, clip.context_length - 1)
+    assert encoded.mask[0].tolist() == [k <= end for k in range(clip.context_length)]
+    pooled = F.normalize(encoded.states[0, end] @ clip.model.text_projection, dim=0) * 4  # sqrt(16)
+    torch.testing.assert_close(encoded.embed[0], pooled)
+
+
+def test_equal_prompts_are_encoded_once_and_the_empty_one_beside_them(model, monkeypatch):
+    seen, encode = [], model.clip.encode_text
+    monkeypatch.setattr(model.clip, "encode_text", lambda captions: seen.append(captions) or encode(captions))
+    text, null = model.texts(["a dog", "a cat", "a dog"])
+    assert seen == [["a dog", "a cat", ""]]
+    direct = encode(["a dog", "a cat", "a dog"]).batch()
+    for key in direct:
+        torch.testing.assert_close(text[key], direct[key])
+        torch.testing.assert_close(null[key], encode([""]).batch()[key])
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+def test_defaults_are_the_models_then_ours(model):
+    assert model.settings().num_inference_steps == 3
+    assert model.settings().guidance_scale == Settings().guidance_scale
+    assert model.settings(num_inference_steps=None, guidance_scale=None) == model.settings()
+
+
+@pytest.mark.parametrize("settings, says", [
+    ({"num_inference_steps": 0}, "num_inference_steps = 0"),
+    ({"num_inference_steps": 1001}, "1 to 1000"),
+    ({"prior_num_inference_steps": -3}, "prior_num_inference_steps = -3"),
+    ({"prior_num_inference_steps": 1001}, "1 to 1000"),
+    ({"guidance_scale": math.nan}, "guidance_scale"),
+    ({"prior_guidance_scale": math.inf}, "prior_guidance_scale"),
+    ({"guidance_scale": "much"}, "guidance_scale"),
+    ({"sampler": "ddmp"}, "did you mean 'ddpm'"),
+    ({"guidance": 2.0}, "guidance_scale"),
+    ({"num_images": 0}, "0 images"),
+    ({"batch_size": 0}, "batches of 0"),
+    ({"seed": -1}, "seed -1"),
+    ({"seed": MAX_SEED, "num_images": 2}, f"choose 0 to {MAX_SEED - 1}"),
+    ({"seed": 10**30}, "choose 0 to"),
+])  # fmt: skip
+def test_settings_out_of_range(model, settings, says):
+    with pytest.raises(UserError) as error:
+        model("a dog", **settings)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_last_seed_draws(model):
+    assert len(model("a dog", seed=MAX_SEED)) == 1
+
+
+def test_empty_prompts(model):
+    for prompts in ("", [], ["a dog", " "]):
+        with pytest.raises(UserError, match="prompt"):
+            model(prompts)
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+def test_loaded_parts_are_ready_to_draw(model):
+    for part in (model.prior, model.decoder):
+        assert not part.training and part.dtype == torch.float32
+    weights = [p for p in model.decoder.parameters() if p.ndim == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    assert "bridge" in model.vocabulary
+
+
+def break_index(folder, **changes):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, **changes}))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def narrow_decoder(folder):
+    """A decoder of a CLIP with other embeddings."""
+    config = json.loads((folder / "decoder" / "config.json").read_text())
+    (folder / "decoder" / "config.json").write_text(json.dumps({**config, "embed_dim": 12, "image_tokens": 0}))
+    decoder = unclip.Decoder(**{**config, "embed_dim": 12, "image_tokens": 0})
+    decoder.save(folder / "decoder")
+
+
+def pickle_prior(folder):
+    weights = folder / "prior" / "model.safetensors"
+    torch.save(load_file(weights), folder / "prior" / "pytorch_model.bin")
+    weights.unlink()
+
+
+def add_weight(folder):
+    weights = folder / "prior" / "model.safetensors"
+    save_file({**load_file(weights), "surplus": torch.zeros(1)}, weights)
+
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda f: (f / "model_index.json").unlink(), "model_index.json"),
+    (lambda f: (f / "model_index.json").write_text("{"), "model_index.json"),
+    (lambda f: break_index(f, defaults={"num_inference_step": 3}), "did you mean 'num_inference_steps'"),
+    (lambda f: break_index(f, defaults={"num_inference_steps": "many"}), "num_inference_steps"),
+    (lambda f: break_index(f, defaults=[1]), "model_index.json"),
+    (lambda f: (f / "decoder" / "model.safetensors").unlink(), "model.safetensors"),
+    (lambda f: (f / "prior" / "config.json").unlink(), "config.json"),
+    (lambda f: cut(f / "prior" / "model.safetensors"), "damaged"),
+    (lambda f: cut(f / "clip" / "open_clip_model.safetensors"), "clip"),
+    (lambda f: (f / "clip" / "open_clip_model.safetensors").unlink(), "open_clip_model.safetensors"),
+    (narrow_decoder, "different CLIPs"),
+    (pickle_prior, "model.safetensors"),
+    (add_weight, "surplus"),
+])  # fmt: skip
+def test_a_damaged_model_ends_in_one_line(model_copy, damage, says):
+    damage(model_copy)
+    with pytest.raises(UserError) as error:
+        UnCLIP.from_pretrained(model_copy)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_such_model(tmp_path):
+    for name in (tmp_path / "nowhere", "no such model", "nobody/no-such-model"):
+        with pytest.raises(UserError) as error:
+            UnCLIP.from_pretrained(name)
+        assert str(name) in str(error.value) and "\n" not in str(error.value)

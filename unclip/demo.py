@@ -1,0 +1,143 @@
+"""What the forward and the reverse process do, as pictures: what `scripts/diffusion_demo.py` writes.
+
+Captions count as the papers do: t = 0 is the clean picture, t = T is noise (the code's t is one less).
+"""
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .cli import device_of
+from .data.images import decode, to_float, to_pil
+from .diffusion import SeededNoise, process
+from .errors import UserError
+from .files import new_file
+from .generate import output_folder
+from .pipeline import UnCLIP, seeds_from
+from .prompts import checked
+
+COLUMNS = 8
+GIF_FRAMES = 40
+SIDE = 128  # smaller pictures are enlarged to about this
+FONT_SIZE, GAP, MARGIN = 13, 6, 58
+FRAME_MS, LAST_FRAME_MS = 80, 1500
+
+
+def diffusion_demo(*, model_name, prompt, image, steps, seed, out, device):
+    """Write forward.png, forward.gif, reverse.png and reverse.gif, and print their paths.
+
+    image: a picture file for the forward process; None: the model's own picture of the prompt.
+
+    Raises:
+        UserError: bad input; nothing is written.
+    """
+    (prompt,), (seed,), out = checked(prompt), seeds_from(seed, 1), output_folder(out)
+    content = read_image(image) if image else None
+    model = UnCLIP.from_pretrained(model_name, device=device_of(device))
+    settings = model.settings(num_inference_steps=steps)
+    schedule, size = model.decoder.schedule, model.decoder.image_size
+    x_0 = to_float(decode(content, size)[None]) if content else None
+    way_back = reverse(model, prompt, seed, settings)
+    x_0 = way_back[-1][1] if x_0 is None else x_0
+
+    def frames(count):
+        return forward(schedule, x_0, spread(-1, schedule.num_timesteps - 1, count), seed)
+
+    picked = [way_back[i] for i in spread(0, len(way_back) - 1, COLUMNS)]
+    write_strip(out / "forward.png", frames(COLUMNS), ["x_t"], schedule)
+    write_gif(out / "forward.gif", frames(GIF_FRAMES), ["x_t"], schedule)
+    write_strip(out / "reverse.png", picked, ["x_t", "x_0-hat"], schedule)
+    write_gif(out / "reverse.gif", way_back, ["x_t", "x_0-hat"], schedule)
+
+
+def forward(schedule, x_0, timesteps, seed):
+    """x_0 (1, 3, S, S) noised to each timestep, always with the same noise: a list of (t, x_t); t = -1 is x_0."""
+    eps = SeededNoise([seed])(x_0.shape)
+    return [(t, process.q_sample(schedule, x_0, t, eps)) for t in timesteps]
+
+
+def reverse(model, prompt, seed, settings):
+    """The model's way from noise to a picture: a list of (t, x_t, x_0-hat), the picture last, as t = -1."""
+    texts = model.texts([prompt])
+    embed = model.image_embeddings(texts, [seed], settings)
+    schedule, seen = model.decoder.schedule, []
+    timesteps = schedule.timesteps(settings.num_inference_steps, model.decoder.spacing).tolist()
+    picture = model.decode(
+        embed, texts, [seed], settings,
+        callback=lambda i, n, x_t, prediction: seen.append((timesteps[i], x_t.cpu(), prediction.x_0.cpu())),
+    ).cpu()  # fmt: skip
+    return [*seen, (-1, picture, picture)]
+
+
+def spread(first, last, count):
+    """At most `count` whole numbers from first to last, both included, evenly spaced."""
+    return sorted({round(first + (last - first) * k / (count - 1)) for k in range(count)})
+
+
+def caption(schedule, t):
+    return f"t = {t + 1}", f"alpha_bar {schedule.alpha_bar_at(t).item():.3g}"
+
+
+def write_strip(path, frames, labels, schedule):
+    """A PNG with a column a frame (t, tensor, ...), a row a tensor, and t and alpha_bar beneath."""
+    columns = [cell(frame, schedule) for frame in frames]
+    width, height = columns[0].size
+    sheet = Image.new("RGB", (MARGIN + len(columns) * (width + GAP), height), "white")
+    for k, column in enumerate(columns):
+        sheet.paste(column, (MARGIN + k * (width + GAP), 0))
+    label_rows(sheet, labels, width)
+    write(sheet, path, "PNG")
+
+
+def write_gif(path, frames, labels, schedule):
+    """An animation of the frames (t, tensor, ...), the last one held."""
+    cells = []
+    for frame in frames:
+        picture = cell(frame, schedule)
+        sheet = Image.new("RGB", (MARGIN + picture.width, picture.height), "white")
+        sheet.paste(picture, (MARGIN, 0))
+        label_rows(sheet, labels, picture.width)
+        cells.append(sheet)
+    durations = [FRAME_MS] * (len(cells) - 1) + [LAST_FRAME_MS]
+    write(cells[0], path, "GIF", save_all=True, append_images=cells[1:], duration=durations, loop=0)
+
+
+def cell(frame, schedule):
+    """One frame: its tensors (1, 3, S, S) one above the other, enlarged pixel by pixel, above their caption."""
+    t, *tensors = frame
+    pictures = to_pil(torch.cat(tensors))
+    side = pictures[0].width * max(1, SIDE // pictures[0].width)
+    lines = caption(schedule, t)
+    sheet = Image.new("RGB", (max(side, SIDE), len(pictures) * (side + GAP) + len(lines) * (FONT_SIZE + 4)), "white")
+    for row, picture in enumerate(pictures):
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (0, row * (side + GAP)))
+    for k, line in enumerate(lines):
+        place = (0, len(pictures) * (side + GAP) + k * (FONT_SIZE + 4))
+        ImageDraw.Draw(sheet).text(place, line, "black", font())
+    return sheet
+
+
+def label_rows(sheet, labels, side):
+    for row, label in enumerate(labels):
+        ImageDraw.Draw(sheet).text((2, row * (side + GAP) + side // 2), label, "black", font())
+
+
+def font():
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def write(image, path, kind, **options):
+    with new_file(path) as temporary:
+        image.save(temporary, kind, **options)
+    print(path)
+
+
+def read_image(path):
+    """The bytes of a picture file. Raises UserError where there is none, or where it cannot be read as one."""
+    try:
+        content = Path(path).read_bytes()
+        decode(content, 8)
+    except Exception:  # a broken picture can fail in any way
+        raise UserError(f"cannot read {path} as an image: give a PNG, JPEG or WebP file") from None
+    return content
