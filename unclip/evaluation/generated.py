@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -42,16 +41,16 @@ def draw_and_name(model, concepts, num_images, seed, settings, judge, pretrained
     each = math.ceil(num_images / len(names))
     pictures, batches = [], []
     for label, name in enumerate(tqdm(names, desc="drawing", unit="concept", leave=False)):
-        drawn = model(fill(PROMPT, name), num_images=each, seed=seed, **asdict(settings))
+        drawn = model(fill(PROMPT, name), num_images=each, seed=seed, **settings.model_dump())
         pictures += drawn
         batches.append((drawn, [label] * each))
     scores = classifier.evaluate(batches)
     low, high = wilson(scores.top1, scores.num_images)
     report = {
         "model": str(model_name), "judge": str(judge or "the model's own CLIP"), "seed": seed,
-        "settings": asdict(settings), "interval95": [low, high], **scores.summary(),
+        "settings": settings.model_dump(), "interval95": [low, high], **scores.summary(),
     }  # fmt: skip
-    print(f"{scores.num_images} pictures of {len(names)} concepts, seed {seed}, {asdict(settings)}")
+    print(f"{scores.num_images} pictures of {len(names)} concepts, seed {seed}, {settings.model_dump()}")
     print(f"named right: {scores.top1:.1%} (95% interval {low:.1%} to {high:.1%}), within five: {scores.top5:.1%}")
     worst = sorted(scores.recalls.items(), key=lambda item: item[1])
     print("least often: " + ", ".join(f"{names[k]} {recall:.0%}" for k, recall in worst[:8]))
