@@ -13,18 +13,11 @@ from unclip import cli
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_sampling_options(parser)
     parser.add_argument("prompt", nargs="*")
     parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line")
-    parser.add_argument("--model", default="pocket", help="pocket (default), a model folder, or a hub id")
     parser.add_argument("--num-images", type=int, default=4, help="pictures a prompt (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of a prompt's first picture; the next take the next seeds")
-    parser.add_argument("--steps", type=int, help="steps of the decoder")
-    parser.add_argument("--prior-steps", type=int, help="steps of the prior")
-    parser.add_argument("--guidance-scale", type=float, help="guidance of the decoder; 1: none")
-    parser.add_argument("--prior-guidance-scale", type=float, help="guidance of the prior; 1: none")
-    parser.add_argument("--sampler", help="ddpm, ddim or dpm++")
     parser.add_argument("--out", default="outputs", help="the folder to write to (default: outputs)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     args = parser.parse_args(argv)
 
@@ -39,13 +32,7 @@ def main(argv=None):
         seed=args.seed,
         device=args.device,
         dtype=args.dtype,
-        settings={
-            "num_inference_steps": args.steps,
-            "guidance_scale": args.guidance_scale,
-            "prior_num_inference_steps": args.prior_steps,
-            "prior_guidance_scale": args.prior_guidance_scale,
-            "sampler": args.sampler,
-        },
+        settings=cli.sampling_settings(args),
     )
 
 

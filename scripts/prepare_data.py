@@ -11,7 +11,7 @@ import argparse
 from unclip import cli
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     tiny = kinds.add_parser("tiny-imagenet", help="Tiny ImageNet (200 classes of 64x64 photographs)")
@@ -23,7 +23,7 @@ def main():
     folder.add_argument("--size", type=int, default=512, help="shrink larger pictures to this shorter side")
     for kind in (tiny, folder):
         kind.add_argument("--out", required=True, help="the folder to write")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     from unclip.data import prepare
 

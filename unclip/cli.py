@@ -32,6 +32,29 @@ def disk_is_full(error):
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
+def add_sampling_options(parser):
+    """Options of every script that draws pictures; `sampling_settings` reads them."""
+    parser.add_argument("--model", default="pocket", help="pocket (default), a model folder, or a hub id")
+    parser.add_argument("--seed", type=int, default=0, help="of a prompt's first picture; the next take the next seeds")
+    parser.add_argument("--steps", type=int, help="steps of the decoder")
+    parser.add_argument("--prior-steps", type=int, help="steps of the prior")
+    parser.add_argument("--guidance-scale", type=float, help="guidance of the decoder; 1: none")
+    parser.add_argument("--prior-guidance-scale", type=float, help="guidance of the prior; 1: none")
+    parser.add_argument("--sampler", help="ddpm, ddim or dpm++")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
+
+
+def sampling_settings(args):
+    """What was given of `pipeline.Settings`; None leaves the model's default."""
+    return {
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "prior_num_inference_steps": args.prior_steps,
+        "prior_guidance_scale": args.prior_guidance_scale,
+        "sampler": args.sampler,
+    }
+
+
 def device_of(name):
     """The torch device called `name` ('auto': the GPU where there is one).
 

@@ -6,29 +6,33 @@ them from that signature (`signature_model`), so that they are written once.
 
 import inspect
 from pathlib import Path
-from typing import get_args
+from typing import Optional, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from .errors import UserError, nearest
+from .files import new_file
 
 
 class Strict(BaseModel):
     """A config whose unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-def signature_model(constructor, *, leave_out=(), **replace):
-    """A `Strict` type with a constructor's keyword arguments as fields; `replace` gives other types for some."""
+def signature_model(constructor, *, leave_out=(), may_miss=(), **replace):
+    """A `Strict` type with a constructor's keyword arguments as fields; `replace` gives other types for some.
+
+    may_miss: required arguments that a config may leave out, None then, since they follow from something else.
+    """
     fields = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
         if name in ("self", *leave_out) or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         annotation = replace.get(name, parameter.annotation)
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (annotation, default)
+        fields[name] = (Optional[annotation], None) if name in may_miss else (annotation, default)
     return create_model(constructor.__name__ + "Options", __base__=Strict, **fields)
 
 
@@ -42,8 +46,8 @@ def load_config(kind, path, overrides=()):
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"no config file {path}: see configs/") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings")
     for override in overrides:
@@ -64,11 +68,10 @@ def set_key(values, path, value):
 
 
 def parse(text):
-    """A value as YAML reads it, and numbers such as 1e-3, which YAML takes for text."""
+    """A value as YAML reads it. (Numbers such as 1e-3, which YAML takes for text, become numbers where one belongs.)"""
     try:
-        value = yaml.safe_load(text)
-        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
-    except (ValueError, yaml.YAMLError):
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
 
 
@@ -84,13 +87,17 @@ def check(kind, values, source="config"):
             raise UserError(f"{source}: unknown key {place!r}{nearest(first['loc'][-1], known)}") from None
         if first["type"] == "missing":
             raise UserError(f"{source}: {place!r} is missing") from None
-        raise UserError(f"{source}: {place} = {first['input']!r}: {first['msg']}") from None
+        if first["type"] == "value_error":  # a check of ours, which names the setting itself
+            raise UserError(f"{source}: {first['ctx']['error']}") from None
+        given = repr(first["input"])
+        given = given if len(given) <= 60 else f"{given[:57]}..."
+        raise UserError(f"{source}: {place} = {given}: {first['msg']}") from None
 
 
 def fields_at(kind, path):
     """The field names of the section at `path` inside a config type."""
     for name in path:
-        annotation = kind.model_fields[name].annotation
+        annotation = kind.model_fields[name].annotation if name in kind.model_fields else None
         choices = [annotation, *get_args(annotation)]
         kind = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if kind is None:
@@ -99,5 +106,7 @@ def fields_at(kind, path):
 
 
 def save_config(config, path):
-    """Write a config as YAML."""
-    Path(path).write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
+    """Write a config as YAML, all defaults but None filled in; `load_config` reads it again as the same config."""
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

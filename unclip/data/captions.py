@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-VOWEL_SOUND = re.compile(r"(?!eu|uni|one\b)[aeiou]|hour|honest")
+from ..errors import UserError
+
+VOWEL_SOUND = re.compile(r"(?!eu|ew|uni(?!n|m)|us[eu]|ut[ei]|uku|onc?e\b)[aeiou]|hour|honest|heir|x-?ray")
 PLAIN_TEMPLATES = ["a photo of {a}"]
 
 
@@ -62,12 +64,20 @@ class ClassCaptions:
 
     @classmethod
     def of_folder(cls, folder):
-        """The captions of a labelled data folder: `captions.json`, or else its `classnames.txt`."""
+        """The captions of a labelled data folder: `captions.json`, or else its `classnames.txt`.
+
+        None for a folder without `classnames.txt`: its samples have their own captions.
+        """
         folder = Path(folder)
+        if not (folder / "classnames.txt").is_file():
+            return None
         if (folder / "captions.json").is_file():
-            return cls(**json.loads((folder / "captions.json").read_text(encoding="utf-8")))
-        names = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
-        return cls(names=[[n] for n in names], nouns=[[] for _ in names])
+            try:
+                return cls(**json.loads((folder / "captions.json").read_text(encoding="utf-8")))
+            except (ValueError, TypeError):
+                raise UserError(f"{folder / 'captions.json'} is damaged: prepare the data again") from None
+        names = (folder / "classnames.txt").read_text(encoding="utf-8").strip().splitlines()
+        return cls(names=[[n.strip()] for n in names], nouns=[[] for _ in names])
 
 
 def with_article(name, no_article=()):

@@ -1,7 +1,8 @@
 """CLIP image embeddings of shards, computed once and kept beside them.
 
 For a shard `0.tar` the file `0.FINGERPRINT.safetensors` holds `image_embed`, float16 (N, 2, D): of each picture and of
-its mirror image, in the convention of the FrozenCLIP whose fingerprint it names. The sample keys stand in the metadata.
+its mirror image, in the convention of the FrozenCLIP whose fingerprint it names. The sample keys, and the size of the
+shard that they were computed from, stand in the metadata.
 """
 
 import json
@@ -28,20 +29,33 @@ def attach_embeddings(table, clip, say=print):
 
 def shard_embeddings(shard, clip, fingerprint, say=print):
     """{key: float16 (2, D)} of a shard, read from its file or computed and written."""
-    path = Path(shard).with_suffix(f".{fingerprint}.safetensors")
-    try:
-        with safe_open(path, "pt") as file:
-            keys = json.loads(file.metadata()["keys"])
-            return dict(zip(keys, file.get_tensor("image_embed")))
-    except (OSError, SafetensorError, KeyError, TypeError):
-        pass  # not there yet, or cut off: make it
+    found = read_embeddings(shard, fingerprint)
+    if found is not None:
+        return found
     keys, embeds = embed_shard(shard, clip)
+    metadata = {"keys": json.dumps(keys), "shard_bytes": str(Path(shard).stat().st_size)}
     try:
-        with new_file(path) as temporary:
-            save_file({"image_embed": embeds}, temporary, metadata={"keys": json.dumps(keys)})
-    except OSError as error:
-        say(f"cannot keep the embeddings of {shard} ({error.strerror}): they are computed anew in every run")
+        with new_file(embeddings_file(shard, fingerprint)) as temporary:
+            save_file({"image_embed": embeds}, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        say(f"cannot keep the embeddings of {shard} ({error}): they are computed anew in every run")
     return dict(zip(keys, embeds))
+
+
+def read_embeddings(shard, fingerprint):
+    """{key: float16 (2, D)} from the file beside a shard; None where there is none, or one of another shard."""
+    try:
+        with safe_open(embeddings_file(shard, fingerprint), "pt") as file:
+            metadata, size = file.metadata(), str(Path(shard).stat().st_size)
+            if metadata.get("shard_bytes", size) != size:
+                return None
+            return dict(zip(json.loads(metadata["keys"]), file.get_tensor("image_embed")))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+        return None  # not there yet, or cut off
+
+
+def embeddings_file(shard, fingerprint):
+    return Path(shard).with_suffix(f".{fingerprint}.safetensors")
 
 
 def embed_shard(shard, clip, batch_size=256):
@@ -57,7 +71,7 @@ def embed_shard(shard, clip, batch_size=256):
     for sample in tqdm(read_samples([shard], skipped), desc=f"CLIP embeddings of {Path(shard).name}", unit="images"):
         try:
             images.append(decode(image_bytes(sample), clip.image_size))
-        except Exception as error:  # load_table skips and reports it too
+        except Exception as error:  # whoever reads the shard for training skips and reports it
             skipped(error)
             continue
         keys.append(sample["__key__"])
@@ -65,4 +79,4 @@ def embed_shard(shard, clip, batch_size=256):
             encode()
     if images:
         encode()
-    return keys, torch.cat(embeds)
+    return keys, torch.cat(embeds) if embeds else torch.zeros(0, 2, clip.embed_dim, dtype=torch.float16)

@@ -4,14 +4,28 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def decode(content, size):
     """Encoded bytes -> uint8 tensor (3, size, size): RGB, resized (antialiased), cropped to the centre square."""
     image = Image.open(io.BytesIO(content))
     image.draft("RGB", (size, size))
-    return to_uint8(square(image.convert("RGB"), size))
+    return to_uint8(square(to_rgb(image), size))
+
+
+def to_rgb(image):
+    """Any PIL image as RGB: turned as its EXIF says, 16-bit grey scaled to 8, what is transparent laid on white."""
+    try:
+        image = ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError):
+        pass  # a damaged EXIF block says nothing about the picture
+    if image.mode.startswith("I"):  # Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def square(image, size):

@@ -1,19 +1,28 @@
-"""Sources of pictures, as samples for `write_shards`: Tiny ImageNet's zip, and folders of captioned images."""
+"""Sources of pictures, written as shards: Tiny ImageNet's zip, and folders of captioned images."""
 
 import csv
+import http.client
 import io
 import json
+import os
+import re
+import shutil
+import tempfile
 import urllib.request
 import zipfile
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 from PIL import Image
+from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import new_file
 from .captions import ClassCaptions
-from .shards import Skipped, write_shards
+from .images import to_rgb
+from .shards import Skipped, shard_writer, write_shards
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CLASS_TABLE = Path(__file__).resolve().parents[2] / "data" / "tiny-imagenet"
@@ -29,122 +38,192 @@ def tiny_imagenet(source, out, classes=None, say=print):
     """Write Tiny ImageNet as labelled shards: `train`, and its validation pictures as `test`.
 
     source: the zip; None downloads it from its official address. classes: a file of WordNet ids, one a line (what
-    follows '#' is a remark), or None for all 200.
+    follows '#' is a remark), or None for all 200. Pictures that the zip gives damaged are skipped and counted.
 
     Raises:
         UserError: no download, no such file, not the zip, or an unknown class.
     """
     table = yaml.safe_load((CLASS_TABLE / "classes.yaml").read_text(encoding="utf-8"))
-    wanted = read_lines(classes) if classes else list(table)
+    wanted = list(dict.fromkeys(read_lines(classes))) if classes else list(table)
     unknown = [w for w in wanted if w not in table]
     if unknown:
         raise UserError(f"{classes}: {unknown[0]!r} is no class of Tiny ImageNet")
+    if not wanted:
+        raise UserError(f"{classes} names no classes: write WordNet ids, one a line")
     source = Path(source) if source else download(TINY_IMAGENET_URL, Path(out) / "tiny-imagenet-200.zip", say)
     try:
         archive = zipfile.ZipFile(source)
         names = archive.namelist()
         annotations = archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise UserError(f"{source} is not a whole Tiny ImageNet zip ({error}): download it again") from None
-    label_of = {wnid: label for label, wnid in enumerate(wanted)}
+    label_of, skipped = {wnid: label for label, wnid in enumerate(wanted)}, Skipped()
 
-    def train():
-        for name in names:
-            if "/train/" in name and name.endswith(".JPEG"):
-                wnid = name.split("/")[2]
-                if wnid in label_of:
-                    yield sample(Path(name).stem, archive.read(name), label_of[wnid])
-
-    def test():
-        for line in annotations:
-            file, wnid = line.split("\t")[:2]
+    def samples(labelled):
+        for name, wnid in labelled:
             if wnid in label_of:
-                yield sample(Path(file).stem, archive.read(f"tiny-imagenet-200/val/images/{file}"), label_of[wnid])
+                try:
+                    content = archive.read(name)
+                except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+                    skipped(error)
+                    continue
+                yield {"__key__": Path(name).stem, "jpg": content, "cls": str(label_of[wnid]).encode()}
 
-    def sample(key, content, label):
-        return {"__key__": key, "jpg": content, "cls": str(label).encode()}
-
-    shuffled = sorted(train_keys := list(train()), key=lambda s: s["__key__"][::-1])  # mixes the classes, repeatably
-    say(f"train: {write_shards(shuffled, Path(out) / 'train')} pictures of {len(wanted)} classes")
-    del shuffled, train_keys
-    say(f"test: {write_shards(test(), Path(out) / 'test')} pictures")
+    train = [(n, n.split("/")[2]) for n in names if n.startswith("tiny-imagenet-200/train/") and n.endswith(".JPEG")]
+    train.sort(key=lambda pair: Path(pair[0]).stem[::-1])  # mixes the classes, repeatably
+    test = [line.split("\t")[:2] for line in annotations if "\t" in line]
+    test = [(f"tiny-imagenet-200/val/images/{file}", wnid) for file, wnid in test]
     captions = ClassCaptions(
         names=[table[w]["names"] for w in wanted],
         nouns=[table[w]["nouns"] for w in wanted],
         templates=read_lines(CLASS_TABLE / "templates.txt"),
         no_article=read_lines(CLASS_TABLE / "no_article.txt"),
     )
-    captions.save(Path(out) / "captions.json")
-    (Path(out) / "classnames.txt").write_text("\n".join(n[0] for n in captions.names) + "\n", encoding="utf-8")
-    (Path(out) / "zeroshot_classification_templates.txt").write_text("\n".join(ZERO_SHOT_TEMPLATES) + "\n")
-    (Path(out) / "dataset_type.txt").write_text("multiclass\n")
+    with archive, filled(out) as folder:
+        say(f"train: {write_shards(samples(train), folder / 'train')} pictures of {len(wanted)} classes")
+        say(f"test: {write_shards(samples(test), folder / 'test')} pictures")
+        skipped.report(say)
+        captions.save(folder / "captions.json")
+        for name, lines in [
+            ("classnames.txt", [n[0] for n in captions.names]),
+            ("zeroshot_classification_templates.txt", ZERO_SHOT_TEMPLATES),
+            ("dataset_type.txt", ["multiclass"]),
+        ]:
+            (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def image_folder(folder, out, val_share=0.05, size=None, say=print):
     """Write a folder of captioned images as captioned shards, `train` and `test` (every 1/val_share-th picture).
 
     Captions come from `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text` or `caption`, the Hugging
-    Face imagefolder form), or else from a `.txt` beside each image. size: shrink pictures whose shorter side is
-    longer. Pictures that cannot be read, or have no caption, are skipped, counted and reported.
+    Face imagefolder form), or else from a `.txt` beside each image, a caption a line. size: shrink pictures whose
+    shorter side is longer. Pictures that cannot be read, or have no caption, are skipped, counted and reported.
 
     Raises:
-        UserError: no such folder, no captions, or nothing readable.
+        UserError: no such folder, no captions, nothing readable, or something else lies where the shards would.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
+    if not 0 < val_share < 1:
+        raise UserError(f"--val-share {val_share}: choose a share between 0 and 1, such as 0.05")
+    if size is not None and size < 1:
+        raise UserError(f"--size {size}: choose the shorter side in pixels, such as 512")
+    if (Path(out) / "classnames.txt").exists():
+        raise UserError(f"{out} holds a labelled data set: choose another --out")
     pairs = captioned_files(folder)
-    if not pairs:
-        raise UserError(f"no captions in {folder}: it needs metadata.jsonl, metadata.csv, or a .txt beside each image")
-    skipped, samples = Skipped(), []
-    for number, (path, caption) in enumerate(pairs):
-        try:
-            if not caption.strip():
-                raise ValueError(f"{path.name} has an empty caption")
-            samples.append({"__key__": f"{number:08d}", "jpg": jpeg(path, size), "txt": caption.strip().encode()})
-        except Exception as error:  # one broken file must not end the run
-            skipped(error)
-    skipped.report(say)
-    every = max(2, round(1 / val_share))
-    held_out = samples[::every] if len(samples) >= every else samples[:1]
-    keys = {s["__key__"] for s in held_out}
-    kept = [s for s in samples if s["__key__"] not in keys] or samples
-    say(f"train: {write_shards(kept, Path(out) / 'train', 1000)} pictures")
-    say(f"test: {write_shards(held_out, Path(out) / 'test', 1000)} pictures")
+    skipped, every, good, sample = Skipped(), max(2, round(1 / val_share)), 0, None
+    with filled(out) as new, shard_writer(new / "train", 1000) as train, shard_writer(new / "test", 1000) as test:
+        for number, (path, captions) in enumerate(tqdm(pairs, unit="images", desc=str(folder))):
+            try:
+                text = one_a_line(captions)
+                sample = {"__key__": f"{number:08d}", "jpg": jpeg(path, size), "txt": text.encode()}
+            except Exception as error:  # one broken file must not end the run
+                skipped(error, path.name)
+                continue
+            (train if good % every else test).add(sample)
+            good += 1
+        if good == 1:
+            train.add(sample)  # there is no other
+        skipped.report(say)
+    say(f"train: {train.count} pictures")
+    say(f"test: {test.count} pictures")
+
+
+@contextmanager
+def filled(out):
+    """An empty folder to fill; its entries take the place of those of that name in `out` when the block ends well.
+
+    Raises:
+        UserError: a folder in `out` that would be replaced holds no shards.
+    """
+    out = Path(out)
+    for split in ("train", "test"):
+        if (out / split).is_dir() and any((out / split).iterdir()) and not any((out / split).glob("*.tar")):
+            raise UserError(f"{out / split} holds something else than shards: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out, prefix=".new."))
+    try:
+        yield temporary
+        (temporary / "old").mkdir()
+        for entry in [e for e in temporary.iterdir() if e.name != "old"]:
+            if (out / entry.name).exists():
+                os.replace(out / entry.name, temporary / "old" / entry.name)
+            os.replace(entry, out / entry.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def captioned_files(folder):
-    """The (path, caption) pairs of a folder, sorted by path; several captions of one picture are joined by newlines."""
-    if (folder / "metadata.jsonl").is_file():
-        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [parse_json(line, number) for number, line in enumerate(lines, 1) if line.strip()]
-    elif (folder / "metadata.csv").is_file():
-        with open(folder / "metadata.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    else:
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return [(p, p.with_suffix(".txt").read_text(encoding="utf-8")) for p in images if p.with_suffix(".txt").is_file()]
-    captions = {}
-    for row in rows:
-        text = row.get("text") or row.get("caption") or ""
-        if not row.get("file_name"):
-            raise UserError(f"the metadata of {folder} needs the columns file_name and text")
-        captions.setdefault(folder / row["file_name"], []).append(" ".join(text.split()))
-    return [(path, "\n".join(texts)) for path, texts in sorted(captions.items())]
+    """The (path, captions) pairs of a folder, sorted by path; captions is a list, or the Path of a text file.
+
+    Raises:
+        UserError: no images, no captions for any, or metadata in another form.
+    """
+    metadata = sorted(folder.rglob("metadata.jsonl")) or sorted(folder.rglob("metadata.csv"))
+    if metadata:
+        captions = {}
+        for file in metadata:
+            for row in metadata_rows(file):
+                name, text = row.get("file_name"), row.get("text") or row.get("caption") or []
+                if not name or not isinstance(name, str):
+                    raise UserError(f"{file} needs the columns file_name and text in every row")
+                captions.setdefault(file.parent / name, []).extend(text if isinstance(text, list) else [str(text)])
+        if not captions:
+            raise UserError(f"{metadata[0]} is empty: it needs the columns file_name and text")
+        for path in captions:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"the metadata of {folder} names {path}, which is outside: move the picture into it")
+        return sorted(captions.items())
+    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not images:
+        raise UserError(f"no images in {folder}: it needs files such as .jpg or .png")
+    if not any(p.with_suffix(".txt").is_file() for p in images):
+        raise UserError(f"no captions in {folder}: it needs metadata.jsonl, metadata.csv, or a .txt beside each image")
+    return [(p, p.with_suffix(".txt")) for p in images]
 
 
-def parse_json(line, number):
+def metadata_rows(file):
+    """The rows of a metadata.jsonl or metadata.csv as dicts."""
     try:
-        return json.loads(line)
+        text = file.read_text(encoding="utf-8-sig")
     except ValueError:
-        raise UserError(f"metadata.jsonl, line {number}: not JSON") from None
+        raise UserError(f"{file} is not UTF-8 text: save it as such") from None
+    if file.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise UserError(f"{file}, line {number}: not JSON") from None
+            if not isinstance(rows[-1], dict):
+                raise UserError(f"{file}, line {number}: not a JSON object with file_name and text")
+    return rows
+
+
+def one_a_line(captions):
+    """Captions, a list or the Path of a text file, as lines. Raises ValueError where there are none."""
+    if isinstance(captions, Path):
+        if not captions.is_file():
+            raise ValueError(f"no caption: {captions.name} is missing")
+        captions = captions.read_text(encoding="utf-8-sig").splitlines()
+    lines = [" ".join(str(caption).split()) for caption in captions]
+    if not any(lines):
+        raise ValueError("its caption is empty")
+    return "\n".join(line for line in lines if line)
 
 
 def jpeg(path, size):
     """A picture file as JPEG bytes (RGB); shrunk so that its shorter side is `size` where that is smaller."""
-    image = Image.open(path)
-    image = image.convert("RGB")
-    if size and min(image.size) > size:
+    content = Path(path).read_bytes()
+    original = Image.open(io.BytesIO(content))
+    image = to_rgb(original)
+    small = not size or min(image.size) <= size
+    if small and original.format == "JPEG" and original.mode == "RGB" and original.getexif().get(0x0112, 1) == 1:
+        return content
+    if not small:
         scale = size / min(image.size)
         image = image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS)
     out = io.BytesIO()
@@ -158,17 +237,25 @@ def download(url, path, say=print):
         return path
     say(f"downloading {url}")
     try:
-        with new_file(path) as temporary:
-            urllib.request.urlretrieve(url, temporary)
-    except OSError as error:
+        with urllib.request.urlopen(url, timeout=30) as answer, new_file(path) as temporary:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with open(temporary, "wb") as file, tqdm(total=size, unit="B", unit_scale=True) as bar:
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+            if temporary.stat().st_size < size:
+                raise OSError(f"it ended after {temporary.stat().st_size} of {size} bytes")
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(f"cannot download {url} ({error}): fetch it yourself and give it as --source FILE.zip") from None
     return path
 
 
 def read_lines(path):
-    """The lines of a file, without remarks after ' #' and without empty ones."""
+    """The lines of a file, without empty ones and without remarks: a '#' at the start or after a space, and the rest."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         raise UserError(f"no file {path}") from None
-    return [t for t in (line.split("  #")[0].strip() for line in lines) if t]
+    except ValueError:
+        raise UserError(f"{path} is not a text file") from None
+    return [t for t in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if t]

@@ -3,11 +3,16 @@
 A data folder is one of
 - labelled, as CLIP-benchmark lays it out: `classnames.txt`, `zeroshot_classification_templates.txt`, and a folder a
   split (`train`, `test`) with `0.tar`, `1.tar`, ... of `KEY.jpg` (or png, webp) and `KEY.cls`;
-- captioned, as img2dataset writes it: `00000.tar`, ... of `KEY.jpg` and `KEY.txt`, in the folder or in a split's.
+- captioned, as img2dataset writes it: `00000.tar`, ... of `KEY.jpg` and `KEY.txt`, in the folder or in a split's. Each
+  line of the text is a caption of the picture.
+Files of other kinds, beside the shards or in them, are passed over.
 """
 
 import io
+import json
 import tarfile
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
@@ -25,18 +30,44 @@ def find_shards(folder, split):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no data folder {folder}: make one with scripts/prepare_data.py")
-    inside = folder / split if (folder / split).is_dir() else folder
-    if inside is folder and (folder / "classnames.txt").is_file():
-        raise UserError(f"{folder} has no split {split!r}: it has {', '.join(splits(folder)) or 'none'}")
+    inside = folder / split if has_split(folder, split) else folder
     shards = sorted(inside.glob("*.tar"), key=lambda p: (len(p.name), p.name))
+    if inside is folder and ((folder / "classnames.txt").is_file() or (splits(folder) and not shards)):
+        raise UserError(f"{folder} has no split {split!r}: it has {', '.join(splits(folder)) or 'none'}")
     if not shards:
         raise UserError(f"no .tar shards in {inside}: make them with scripts/prepare_data.py")
     return shards
 
 
+def has_split(folder, split):
+    """Whether a data folder has a folder for this split."""
+    return (Path(folder) / split).is_dir()
+
+
 def splits(folder):
     """The names of the folders of shards in a data folder."""
     return sorted(p.name for p in Path(folder).iterdir() if p.is_dir() and any(p.glob("*.tar")))
+
+
+def estimated_samples(shards):
+    """About how many samples the shards hold, without reading them.
+
+    From img2dataset's statistics where they lie beside the shards; or else the first shard's samples are counted, and
+    the others taken to be as full.
+    """
+    try:
+        stats = [json.loads(s.with_name(f"{s.stem}_stats.json").read_text(encoding="utf-8")) for s in map(Path, shards)]
+        return sum(int(s["successes"]) for s in stats)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    count, sizes = 0, [Path(s).stat().st_size for s in shards]
+    try:
+        with tarfile.open(shards[0]) as shard:
+            for entry in shard:
+                count += entry.name.lower().endswith(tuple(f".{k}" for k in IMAGE_KEYS))
+    except tarfile.TarError:
+        pass  # cut off: what stands before the cut is counted
+    return round(count * sum(sizes) / max(1, sizes[0]))
 
 
 class Skipped:
@@ -45,11 +76,22 @@ class Skipped:
     def __init__(self):
         self.count, self.first = 0, None
 
-    def __call__(self, error):
-        """WebDataset's handler: note the error and go on with the next sample."""
+    def __call__(self, error, where=None):
+        """Note an error, and where it was; as WebDataset's handler, go on with the next sample."""
         self.count += 1
-        self.first = self.first or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
+        if self.first is None:
+            reason = str(error.args[0]) if error.args else ""  # WebDataset adds streams to the others
+            reason = reason.split(" @ <")[0].strip().splitlines()
+            self.first = f"{where}: " if where else ""
+            self.first += reason[0] if reason else type(error).__name__
         return True
+
+    def taken(self):
+        """What was counted so far, as another Skipped; this one begins anew."""
+        other = Skipped()
+        other.count, other.first = self.count, self.first
+        self.count, self.first = 0, None
+        return other
 
     def report(self, say=print):
         if self.count:
@@ -59,14 +101,23 @@ class Skipped:
 def read_samples(shards, skipped):
     """Yield every readable sample of the shards, in order, as a dict of bytes with `__key__` and `__url__`.
 
-    A shard cut off in the middle gives what stands before the cut; `skipped` counts it.
+    Keys are unique within a shard. A shard cut off in the middle gives what stands before the cut. What is cut off, and
+    a key that comes a second time, goes to `skipped`.
     """
     import webdataset
 
-    dataset = webdataset.WebDataset(
-        [str(s) for s in shards], shardshuffle=False, handler=skipped, nodesplitter=None, workersplitter=None
-    )
-    yield from dataset
+    for shard in map(Path, shards):
+        handler, seen = partial(skipped, where=shard.name), set()
+        dataset = webdataset.WebDataset(
+            [str(shard)], shardshuffle=False, handler=handler, nodesplitter=None, workersplitter=None, empty_check=False
+        )
+        for sample in dataset:
+            key = sample["__key__"]
+            if key in seen:
+                handler(ValueError(f"a second sample has the key {key}"))
+                continue
+            seen.add(key)
+            yield sample
 
 
 def image_bytes(sample):
@@ -74,7 +125,7 @@ def image_bytes(sample):
     for key in IMAGE_KEYS:
         if key in sample:
             return sample[key]
-    raise KeyError(f"sample {sample.get('__key__')} has no image ({', '.join(IMAGE_KEYS)})")
+    raise KeyError(f"it has no image ({', '.join(IMAGE_KEYS)})")
 
 
 def write_shards(samples, folder, samples_per_shard=10_000):
@@ -82,22 +133,48 @@ def write_shards(samples, folder, samples_per_shard=10_000):
 
     The folder appears when all is written, or not at all. Returns the number of samples.
     """
-    count = 0
-    with new_folder(folder) as temporary:
-        shard = None
+    with shard_writer(folder, samples_per_shard) as shards:
         for sample in samples:
-            if count % samples_per_shard == 0:
-                if shard:
-                    shard.close()
-                shard = tarfile.open(temporary / f"{count // samples_per_shard}.tar", "w")
-            for extension, content in sample.items():
-                if extension != "__key__":
-                    entry = tarfile.TarInfo(f"{sample['__key__']}.{extension}")
-                    entry.size = len(content)
-                    shard.addfile(entry, io.BytesIO(content))
-            count += 1
-        if shard is None:
+            shards.add(sample)
+    return shards.count
+
+
+@contextmanager
+def shard_writer(folder, samples_per_shard=10_000):
+    """A `ShardWriter` for a folder that appears when the block ends well, or not at all.
+
+    Raises:
+        UserError: at the end, if nothing was added.
+    """
+    with new_folder(folder) as temporary:
+        writer = ShardWriter(temporary, samples_per_shard)
+        try:
+            yield writer
+        finally:
+            writer.close()
+        if not writer.count:
             raise UserError("the source holds no readable pictures: nothing was written")
-        shard.close()
-        (temporary / "nshards.txt").write_text(f"{(count - 1) // samples_per_shard + 1}\n")
-    return count
+        (temporary / "nshards.txt").write_text(f"{-(-writer.count // samples_per_shard)}\n")
+
+
+class ShardWriter:
+    """Adds samples to `0.tar`, `1.tar`, ... in a folder."""
+
+    def __init__(self, folder, samples_per_shard):
+        self.folder, self.samples_per_shard, self.count, self.shard = folder, samples_per_shard, 0, None
+
+    def add(self, sample):
+        if self.count % self.samples_per_shard == 0:
+            self.close()
+            self.shard = tarfile.open(self.folder / f"{self.count // self.samples_per_shard}.tar", "w")
+        for extension, content in sample.items():
+            if extension != "__key__":
+                entry = tarfile.TarInfo(f"{sample['__key__']}.{extension}")
+                entry.size = len(content)
+                self.shard.addfile(entry, io.BytesIO(content))
+        self.count += 1
+
+    def close(self):
+        if self.shard:
+            self.shard.close()
+            self.shard = None

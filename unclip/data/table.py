@@ -1,7 +1,7 @@
 """A small data set held in memory, decoded once, and its batches."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,15 @@ class Table:
             return self.class_captions.words()
         return sorted({w for texts in self.captions for text in texts for w in words_of(text)})
 
+    def take(self, rows):
+        """The table of some rows (LongTensor)."""
+        pick = lambda column: None if column is None else column[rows]  # noqa: E731
+        pick_list = lambda column: None if column is None else [column[r] for r in rows.tolist()]  # noqa: E731
+        return replace(
+            self, images=self.images[rows], keys=pick_list(self.keys), shards=pick_list(self.shards),
+            labels=pick(self.labels), captions=pick_list(self.captions), image_embed=pick(self.image_embed),
+        )  # fmt: skip
+
 
 def load_table(folder, split, size, say=print):
     """Decode a split of a data folder into memory. Corrupt samples are skipped, counted and reported.
@@ -45,29 +54,55 @@ def load_table(folder, split, size, say=print):
     Raises:
         UserError: no folder, no shards, or nothing readable in them.
     """
-    folder, skipped = Path(folder), Skipped()
-    labelled = (folder / "classnames.txt").is_file()
-    images, keys, shards, labels, captions = [], [], [], [], []
-    for sample in read_samples(find_shards(folder, split), skipped):
-        try:
-            image = decode(image_bytes(sample), size)
-            text = int(sample["cls"]) if labelled else sample["txt"].decode("utf-8").strip().splitlines()
-        except Exception as error:  # a broken sample must not end the run
-            skipped(error)
+    return load_shards(find_shards(folder, split), size, ClassCaptions.of_folder(folder), say)
+
+
+def load_shards(shards, size, class_captions=None, say=print, every=1):
+    """The table of some shards; `class_captions` for labelled ones, None for captioned ones; of every n-th sample.
+
+    Raises:
+        UserError: nothing readable in them.
+    """
+    skipped, samples = Skipped(), []
+    for number, sample in enumerate(read_samples(shards, skipped)):
+        if number % every:
             continue
-        images.append(image)
-        keys.append(sample["__key__"])
-        shards.append(sample["__url__"])
-        (labels if labelled else captions).append(text)
+        try:
+            samples.append(decode_sample(sample, size, class_captions))
+        except Exception as error:  # a broken sample must not end the run
+            skipped(error, where_is(sample))
     skipped.report(say)
-    if not images:
-        raise UserError(f"nothing readable in the shards of {folder} ({split}): prepare the data again")
-    table = Table(torch.stack(images), keys, shards)
-    if labelled:
-        table.labels, table.class_captions = torch.tensor(labels), ClassCaptions.of_folder(folder)
+    if not samples:
+        folder = Path(shards[0]).parent
+        raise UserError(f"nothing readable in the shards of {folder} ({skipped.first}): prepare the data again")
+    return table_of(samples, class_captions)
+
+
+def decode_sample(sample, size, class_captions=None):
+    """A sample of a shard as (image, caption lines or label, key, shard). Raises some Exception where it is broken."""
+    image = decode(image_bytes(sample), size)
+    if class_captions is not None:
+        text = int(sample["cls"])
+        if not 0 <= text < len(class_captions.names):
+            raise ValueError(f"its class is {text}, but there are {len(class_captions.names)} class names")
     else:
-        table.captions = captions
-    return table
+        text = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
+        if not text:
+            raise ValueError("its caption is empty")
+    return image, text, sample["__key__"], sample["__url__"]
+
+
+def where_is(sample):
+    """The place of a sample, for reports."""
+    return f"{sample['__key__']} in {Path(sample['__url__']).name}"
+
+
+def table_of(samples, class_captions=None):
+    """The Table of some decoded samples."""
+    images, texts, keys, shards = map(list, zip(*samples))
+    if class_captions is not None:
+        return Table(torch.stack(images), keys, shards, labels=torch.tensor(texts), class_captions=class_captions)
+    return Table(torch.stack(images), keys, shards, captions=texts)
 
 
 class TableBatches:
@@ -88,8 +123,7 @@ class TableBatches:
         start = (step * self.world + self.rank) * self.batch_size
         rows = torch.tensor([self._row(start + k) for k in range(self.batch_size)])
         rng = random.Random(f"{self.seed} {start}")
-        flip = torch.tensor([self.mirror and rng.random() < 0.5 for _ in rows])
-        return make_batch(self.table, rows, flip, rng)
+        return make_batch(self.table, rows, draw_flips(len(rows), self.mirror, rng), rng)
 
     def _row(self, position):
         epoch, place = divmod(position, len(self.table))
@@ -97,6 +131,11 @@ class TableBatches:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self.table), generator=generator).tolist()
         return self._order[place]
+
+
+def draw_flips(count, mirror, rng):
+    """bool (count,): which pictures are mirrored, half of them if `mirror`."""
+    return torch.tensor([mirror and rng.random() < 0.5 for _ in range(count)])
 
 
 def make_batch(table, rows, flip, rng):

@@ -4,27 +4,40 @@ Token states are large (77 x 768 numbers a caption for ViT-L/14) and the text to
 would cost more than computing them. What repeats, as captions of classes do, is remembered.
 """
 
-from functools import lru_cache
+from collections import OrderedDict
 
 import torch
 
+REMEMBER = 256 * 2**20  # bytes of encodings kept
 
 
 class CaptionEncoder:
-    """Adds text_embed, text_states, text_mask of a batch's captions, and the empty caption's as null_text_... ."""
+    """Adds text_embed, text_states, text_mask of a batch's captions, and the empty caption's as null_text_... .
 
-    def __init__(self, clip, remember=20_000):
+    remember: bytes of encodings kept for captions that come again; the ones not used for longest go first.
+    """
+
+    def __init__(self, clip, remember=REMEMBER):
         self.clip = clip
-        self.one = lru_cache(maxsize=remember)(self._one)
-
-    def _one(self, caption):
-        return self.clip.encode_text([caption]).batch()
+        self.known = OrderedDict()
+        self.null = clip.encode_text([""]).batch()
+        self.most = remember // sum(v.numel() * v.element_size() for v in self.null.values())
 
     def __call__(self, batch):
         """A batch with its texts."""
-        encodings = [self.one(caption) for caption in batch["caption"]]
-        text = {key: torch.cat([e[key] for e in encodings]) for key in encodings[0]}
-        return {**batch, **text, **{f"null_{k}": v for k, v in self.one("").items()}}
+        captions = batch["caption"]
+        found = {c: self.known[c] for c in captions if c in self.known}
+        new = [c for c in dict.fromkeys(captions) if c not in found]
+        if new:
+            encoded = self.clip.encode_text(new).batch()
+            found.update((c, {k: v[n : n + 1].clone() for k, v in encoded.items()}) for n, c in enumerate(new))
+        for caption in found:
+            self.known[caption] = found[caption]
+            self.known.move_to_end(caption)
+        while len(self.known) > self.most:
+            self.known.popitem(last=False)
+        text = {key: torch.cat([found[c][key] for c in captions]) for key in self.null}
+        return {**batch, **text, **{f"null_{k}": v for k, v in self.null.items()}}
 
 
 class WithTexts:

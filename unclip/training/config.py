@@ -2,17 +2,25 @@
 
 from typing import Literal, Optional
 
+from pydantic import Field, model_validator
+
 from ..config import Strict
 
 
 class DataConfig(Strict):
-    """Which pictures: a data folder (see unclip/data/shards.py), its splits, and the size they are decoded to."""
+    """Which pictures: a data folder (see unclip/data/shards.py), its splits, and the size they are decoded to.
+
+    Without a folder for `val_split`, some of the training pictures are held out. in_memory: decode once and keep, or
+    stream from the shards in every epoch, with `workers` processes; "auto" keeps what is estimated at 4 GB at most.
+    """
 
     folder: str
-    image_size: int
+    image_size: int = Field(ge=1)
     train_split: str = "train"
     val_split: str = "test"
     mirror: bool = True
+    in_memory: bool | Literal["auto"] = "auto"
+    workers: int = Field(4, ge=0)
 
 
 class OptimizerConfig(Strict):
@@ -22,30 +30,42 @@ class OptimizerConfig(Strict):
     """
 
     name: Literal["adamw", "muon"]
-    lr: float
-    weight_decay: float = 0.0
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
-    warmup: int = 100
-    decay: float = 0.3
-    clip_norm: float = 1.0
+    warmup: int = Field(100, ge=0)
+    decay: float = Field(0.3, ge=0, le=1)
+    clip_norm: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def check_betas(self):
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {list(self.betas)}: choose numbers from 0 to below 1")
+        return self
 
 
 class TrainConfig(Strict):
     """How long, how often. A run ends after `steps` steps or `minutes` of training, whichever comes first."""
 
     run: str
-    batch_size: int
-    steps: Optional[int] = None
-    minutes: Optional[float] = None
-    accumulate: int = 1
+    batch_size: int = Field(ge=1)
+    steps: Optional[int] = Field(None, ge=1)
+    minutes: Optional[float] = Field(None, gt=0)
+    accumulate: int = Field(1, ge=1)
     seed: int = 0
     precision: Literal["no", "bf16", "fp16"] = "bf16"
-    ema: float = 0.999
-    validate_every: int = 500
-    val_samples: int = 1024
-    sample_every: int = 2000
-    checkpoint_minutes: float = 5
+    ema: float = Field(0.999, ge=0, lt=1)
+    validate_every: int = Field(500, ge=1)
+    val_samples: int = Field(1024, ge=1)
+    sample_every: int = Field(2000, ge=1)
+    checkpoint_minutes: float = Field(5, ge=0)
     init_from: Optional[str] = None
+
+    @model_validator(mode="after")
+    def check_end(self):
+        if self.steps is None and self.minutes is None:
+            raise ValueError("set train.steps or train.minutes: a run needs an end")
+        return self
 
 
 class RunConfig(Strict):

@@ -1,5 +1,7 @@
 """The exponential moving average of a model's weights."""
 
+from contextlib import contextmanager
+
 import torch
 
 
@@ -24,15 +26,20 @@ class EMA:
         for name in self.state.keys() - self._trained:
             self.state[name].copy_(live[name])
 
-    class Swapped:
-        """`with EMA.Swapped(ema, model):` the model has the averaged weights inside the block."""
+    def load(self, state, steps):
+        """Take another state, on this one's device and in its memory format. Raises KeyError or RuntimeError."""
+        for name, value in self.state.items():
+            value.copy_(state[name])
+        self.steps = steps
 
-        def __init__(self, ema, model):
-            self.ema, self.model = ema, model
-
-        def __enter__(self):
-            self.live = {k: v.clone() for k, v in self.model.state_dict().items()}
-            self.model.load_state_dict(self.ema.state)
-
-        def __exit__(self, *exc):
-            self.model.load_state_dict(self.live)
+    @contextmanager
+    def averaged(self, model):
+        """Inside the block the model has the averaged weights and is in eval mode."""
+        live, training = {k: v.clone() for k, v in model.state_dict().items()}, model.training
+        model.load_state_dict(self.state)
+        model.eval()
+        try:
+            yield model
+        finally:
+            model.load_state_dict(live)
+            model.train(training)

@@ -3,13 +3,16 @@
 `.loss(batch, generator=None)` returns (the loss of each sample (B,), its timestep as a fraction of T (B,) or None).
 """
 
+import errno
 import json
+import math
+import random
 import time
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import broadcast
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
@@ -19,12 +22,16 @@ from ..errors import UserError
 from .checkpoint import load_checkpoint, save_checkpoint
 from .ema import EMA
 from .optimizers import build_optimizer, rate_at
+from .processes import on_cpu
+from .stop import Stop
 
 BUCKETS = 5
 
 
 def train(model, batches, val_batches, config, *, export, sample=None, metrics=None):
     """Train a model until its steps or minutes are over. Running it again goes on where the last checkpoint stands.
+
+    Every step seeds torch's noise by the run's seed, the step and the process, so a resumed run goes as an unbroken one.
 
     Args:
         model: a module with `.loss(batch, generator)`.
@@ -37,24 +44,21 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         metrics: called as metrics(model) -> dict of numbers, with every validation.
 
     Raises:
-        UserError: neither steps nor minutes are set, or the loss is no longer finite.
+        UserError: the loss is no longer finite, or a checkpoint does not fit.
+        KeyboardInterrupt: at the end of the step in which Ctrl-C or SIGTERM came, with all of it saved.
     """
     settings, run = config.train, Path(config.train.run)
-    if settings.steps is None and settings.minutes is None:
-        raise UserError("set train.steps or train.minutes: a run needs an end")
     accelerator = make_accelerator(settings, run)
-    set_seed(settings.seed, device_specific=True)
+    main, say = accelerator.is_main_process, accelerator.print
     model.to(accelerator.device, memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config.optimizer)
+    ready, optimizer = accelerator.prepare(ForwardIsLoss(model), build_optimizer(model, config.optimizer))
     ema = EMA(model, settings.ema)
-    counters = load_checkpoint(run, model, ema, optimizer)
+    counters = load_checkpoint(run, model, ema, optimizer, accelerator.scaler)
     if counters is None:
         counters = {"step": 0, "seconds": 0.0, "images": 0}
         if settings.init_from:
             initialise(model, settings.init_from)
             ema = EMA(model, settings.ema)
-    ready, optimizer = accelerator.prepare(ForwardIsLoss(model), optimizer)
-    main, say = accelerator.is_main_process, accelerator.print
     if main:
         run.mkdir(parents=True, exist_ok=True)
         save_config(config, run / "config.yaml")
@@ -62,73 +66,101 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         say(f"resuming {run} at step {counters['step']}")
 
     def progress():
+        """The share of the run that is over; infinite when it is to stop. The main process decides."""
         parts = [counters["step"] / settings.steps] if settings.steps else []
         parts += [counters["seconds"] / 60 / settings.minutes] if settings.minutes else []
-        share = torch.tensor(max(parts), device=accelerator.device)
-        return float(broadcast(share)) if accelerator.num_processes > 1 else float(share)
+        share = torch.tensor(math.inf if stop.asked else max(parts), device=accelerator.device)
+        return float(broadcast(share) if accelerator.num_processes > 1 else share)
+
+    def checked(loss):
+        value = loss.item()
+        if not math.isfinite(value):
+            step = counters["step"]
+            raise UserError(f"the loss is {value} at step {step}: lower optimizer.lr; the last checkpoint is kept")
+        return value
 
     def validate():
-        with EMA.Swapped(ema, model):
-            figures = validation(model, val_batches, accelerator)
-            figures.update(metrics(model) if metrics else {})
-        return figures
+        with ema.averaged(model):
+            figures = {"train_loss": checked(running), "gradient_norm": float(norm), "images_per_second": rate}
+            figures |= validation(model, val_batches, accelerator)
+            figures |= metrics(model) if metrics else {}
+        accelerator.log(figures, step=counters["step"])
+        with open(run / "log.jsonl", "a") as log:
+            log.write(json.dumps({**counters, **figures}) + "\n")
+        bar.write(f"step {counters['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+
+    def draw():
+        (run / "samples").mkdir(exist_ok=True)
+        with ema.averaged(model):
+            sample(model).save(run / "samples" / f"{counters['step']:07d}.png")
 
     def checkpoint():
-        if main:
-            save_checkpoint(run, model, ema, optimizer, counters)
-            with EMA.Swapped(ema, model):
+        try:
+            with ema.averaged(model):
                 export(model)
+            save_checkpoint(run, model, ema, optimizer, counters, accelerator.scaler)
+        except SafetensorError as error:
+            if "os error 28" in str(error):  # safetensors' own way to say so
+                raise OSError(errno.ENOSPC, "No space left on device", str(run)) from None
+            raise
 
+    size = settings.batch_size * settings.accumulate * accelerator.num_processes
+    running, looked, rate = None, 0.0, 0.0
     bar = tqdm(total=settings.steps, initial=counters["step"], disable=not main, unit="step", mininterval=5)
-    saved = clock = time.monotonic()
-    running = None
-    while (done := progress()) < 1:
-        step = counters["step"]
-        for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * rate_at(step, done, config.optimizer)
-        model.train()
-        for part in range(settings.accumulate):
-            with accelerator.accumulate(ready):
-                batch = batches.at(step * settings.accumulate + part)
-                loss = ready(batch).mean()
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-        ema.update(model)
-
-        size = settings.batch_size * settings.accumulate * accelerator.num_processes
-        now = time.monotonic()
-        counters["seconds"] += now - clock
-        rate, clock = size / max(now - clock, 1e-9), now
-        counters["step"], counters["images"] = step + 1, counters["images"] + size
-        value = loss.item()
-        if not torch.isfinite(torch.tensor(value)):
-            raise UserError(f"the loss is {value} at step {step}: lower optimizer.lr; the last checkpoint is kept")
-        running = value if running is None else 0.98 * running + 0.02 * value
-        left = minutes_left(counters, done)
-        bar.update()
-        bar.set_postfix_str(f"loss {running:.4f}, {rate:.0f} images/s, {left:.0f} min left", refresh=False)
-
-        last = progress() >= 1
-        if counters["step"] % settings.validate_every == 0 or last:
-            figures = {"train_loss": running, "gradient_norm": float(norm), "images_per_second": rate, **validate()}
-            if main:
-                accelerator.log(figures, step=counters["step"])
-                with open(run / "log.jsonl", "a") as log:
-                    log.write(json.dumps({**counters, **figures}) + "\n")
-                bar.write(f"step {counters['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-        if sample and main and (counters["step"] % settings.sample_every == 0 or last):
-            with EMA.Swapped(ema, model):
-                (run / "samples").mkdir(exist_ok=True)
-                sample(model).save(run / "samples" / f"{counters['step']:07d}.png")
-        if last or time.monotonic() - saved > settings.checkpoint_minutes * 60:
+    with Stop() as stop, bar:
+        done = progress()
+        if main and 1 <= done < math.inf:  # finished before; whoever removed the model gets it again
             checkpoint()
-            saved = time.monotonic()
-        clock = time.monotonic()  # what validation, samples and checkpoints take is not training
-    bar.close()
+        saved = clock = time.monotonic()
+        since = (clock, counters["images"])
+        while done < 1:
+            step = counters["step"]
+            torch.manual_seed(random.Random(f"{settings.seed} {step} {accelerator.process_index}").getrandbits(32))
+            lr = config.optimizer.lr * rate_at(step, done, config.optimizer)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            model.train()
+            total = 0.0
+            for part in range(settings.accumulate):
+                with accelerator.accumulate(ready):
+                    loss = ready(batches.at(step * settings.accumulate + part)).mean()
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                total = total + loss.detach() / settings.accumulate
+            ema.update(model)
+            running = total if running is None else running.lerp(total, 0.02)
+
+            counters["step"], counters["images"] = step + 1, counters["images"] + size
+            bar.update()
+            if main and time.monotonic() - looked > 1:  # reading the loss waits for the GPU: not at every step
+                value, looked = checked(running), time.monotonic()
+                rate = (counters["images"] - since[1]) / max(looked - since[0], 1e-9)
+                since = (looked, counters["images"])
+                left = minutes_left(counters, done)
+                bar.set_postfix_str(f"loss {value:.4f}, {rate:.0f} images/s, {left:.0f} min left", refresh=False)
+            counters["seconds"] += time.monotonic() - clock
+
+            done = progress()
+            end = done >= 1
+            if main:
+                paused = time.monotonic()
+                if counters["step"] % settings.validate_every == 0 or 1 <= done < math.inf:
+                    validate()
+                if sample and (counters["step"] % settings.sample_every == 0 or 1 <= done < math.inf):
+                    draw()
+                if end or time.monotonic() - saved > settings.checkpoint_minutes * 60:
+                    checked(running)
+                    checkpoint()
+                    saved = time.monotonic()
+                since = (since[0] + time.monotonic() - paused, since[1])
+            clock = time.monotonic()  # what validation, samples and checkpoints take is not training
     accelerator.end_training()
+    if done == math.inf:
+        say(f"stopped {run} at step {counters['step']}, all saved: the same command goes on with it")
+        raise KeyboardInterrupt
     say(f"finished {run}: {counters['step']} steps, {counters['images']} images, {counters['seconds'] / 60:.1f} minutes")
 
 
@@ -146,7 +178,6 @@ class ForwardIsLoss(torch.nn.Module):
 @torch.no_grad()
 def validation(model, batches, accelerator):
     """Mean loss over fixed batches with fixed noise, in all and by timestep (fifths of T)."""
-    model.eval()
     losses, times = [], []
     for k, batch in enumerate(batches):
         generator = torch.Generator().manual_seed(k)
@@ -164,7 +195,13 @@ def validation(model, batches, accelerator):
 
 
 def make_accelerator(settings, run):
-    """Accelerate's object for this run; logs to TensorBoard where that is installed (pip install -e ".[train]")."""
+    """Accelerate's object for this run; logs to TensorBoard where that is installed (pip install -e ".[train]").
+
+    Raises:
+        UserError: a precision that this machine does not have.
+    """
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("train.precision fp16 needs a GPU: use --set train.precision=bf16, or no")
     try:
         import tensorboard  # noqa: F401
 
@@ -172,6 +209,7 @@ def make_accelerator(settings, run):
     except ImportError:
         tracker = None
     accelerator = Accelerator(
+        cpu=on_cpu(),
         mixed_precision=settings.precision,
         gradient_accumulation_steps=settings.accumulate,
         log_with=tracker,
@@ -190,4 +228,5 @@ def initialise(model, file):
 
 
 def minutes_left(counters, done):
+    """Minutes of training that are left of a run, if it goes on as it went."""
     return counters["seconds"] / 60 * (1 - done) / max(done, 1e-9)

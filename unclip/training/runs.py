@@ -9,12 +9,14 @@ from ..config import Strict, load_config, signature_model
 from ..data.images import grid, to_float, to_pil
 from ..decoder import Decoder
 from ..diffusion import SeededNoise
+from ..errors import UserError
 from ..model_index import begin_model, write_vocabulary
 from ..networks.prior_transformer import PriorTransformer
 from ..networks.unet import UNet
 from ..prior import DiffusionPrior
 from .config import RunConfig
 from .loop import train
+from .processes import process
 from .sources import Source
 
 SAMPLES = 32
@@ -40,20 +42,24 @@ class EncoderConfig(Strict):
     unit_variance: bool = False
 
 
+TRANSFORMER = signature_model(PriorTransformer, leave_out=["embed_dim"], may_miss=["text_dim", "text_length"])
+UNET = signature_model(UNet, leave_out=["in_channels", "out_channels"])
+
+
 class PriorRun(RunConfig):
-    """out: the model folder that gets the part `prior`."""
+    """out: the model folder that gets the part `prior`. What the model leaves out of the CLIP's sizes is filled in."""
 
     out: str
     clip: EncoderConfig
-    model: signature_model(DiffusionPrior, transformer=signature_model(PriorTransformer, leave_out=["embed_dim"]))
+    model: signature_model(DiffusionPrior, may_miss=["embed_dim"], transformer=TRANSFORMER)
 
 
 class DecoderRun(RunConfig):
-    """out: the model folder that gets the part `decoder`."""
+    """out: the model folder that gets the part `decoder`. embed_dim and image_size follow from CLIP and data."""
 
     out: str
     clip: EncoderConfig
-    model: signature_model(Decoder, unet=signature_model(UNet, leave_out=["in_channels", "out_channels"]))
+    model: signature_model(Decoder, may_miss=["embed_dim", "image_size"], unet=UNET)
 
 
 def train_clip(path, overrides=()):
@@ -61,7 +67,10 @@ def train_clip(path, overrides=()):
     from ..contrastive import ContrastiveCLIP
 
     config = load_config(ClipRun, path, overrides)
-    model = ContrastiveCLIP(config.model.architecture, config.model.crop, config.model.low_resolution)
+    crop, size = config.model.crop, config.data.image_size
+    if crop is not None and not 1 <= crop <= size:
+        raise UserError(f"{path}: model.crop is {crop}: choose 1 to data.image_size, {size}")
+    model = build(ContrastiveCLIP, config, path, config.model.architecture, crop, config.model.low_resolution)
     source = Source(config)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
@@ -71,9 +80,15 @@ def train_prior(path, overrides=()):
     """Train a prior as a config says; writes OUT/prior."""
     config = load_config(PriorRun, path, overrides)
     clip = frozen_clip(config)
+    text = clip.encode_text([""])
+    settle(config.model, "embed_dim", clip.embed_dim, "model", path)
+    settle(config.model.transformer, "text_dim", text.states.shape[2], "model.transformer", path)
+    settle(config.model.transformer, "text_length", text.states.shape[1], "model.transformer", path)
+    if config.model.transformer.text_embed_dim is not None:
+        settle(config.model.transformer, "text_embed_dim", text.embed.shape[1], "model.transformer", path)
+    model = build(DiffusionPrior, config, path, **config.model.model_dump(exclude_none=True))
     source = Source(config, clip, texts=True)
-    model = DiffusionPrior(**config.model.model_dump(exclude_unset=True))
-    model.set_statistics(source.table.image_embed[:, 0])
+    model.set_statistics(source.image_embeds())
     val = source.validation()
     begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
     train(model, source.training(), val, config, metrics=lambda model: prior_cosine(model, val[0]),
@@ -94,11 +109,16 @@ def train_decoder(path, overrides=()):
     """Train a decoder as a config says; writes OUT/decoder and the vocabulary of its captions."""
     config = load_config(DecoderRun, path, overrides)
     clip = frozen_clip(config)
+    settle(config.model, "embed_dim", clip.embed_dim, "model", path)
+    settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
+    if config.model.text_dim is not None:
+        settle(config.model, "text_dim", clip.encode_text([""]).states.shape[2], "model", path)
+    model = build(Decoder, config, path, **config.model.model_dump(exclude_none=True))
     source = Source(config, clip, texts=config.model.text_dim is not None)
-    model = Decoder(**config.model.model_dump(exclude_unset=True))
     val = source.validation()
     begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
-    write_vocabulary(config.out, source.table.words())
+    if source.words() is not None:
+        write_vocabulary(config.out, source.words())
     train(model, source.training(), val, config, sample=lambda model: sample_grid(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "decoder"))  # fmt: skip
 
@@ -117,10 +137,26 @@ def sample_grid(decoder, batch):
     return grid([image for row in rows for image in row], columns, scale=max(1, 96 // decoder.image_size))
 
 
-def frozen_clip(config):
-    from accelerate import PartialState
+def settle(section, name, value, place, path, origin="the CLIP's"):
+    """Fill a setting in, or see that it is right. Raises UserError where the config gives another value."""
+    given = getattr(section, name)
+    if given is not None and given != value:
+        raise UserError(f"{path}: {place}.{name} is {given}, but {origin} is {value}: leave it out")
+    setattr(section, name, value)
 
+
+def build(constructor, config, path, *args, **options):
+    """A model with weights drawn by the run's seed. Raises UserError where its constructor refuses the options."""
+    torch.manual_seed(config.train.seed)
+    try:
+        return constructor(*args, **options)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+
+
+def frozen_clip(config):
+    """The CLIP of a config, on this process's device."""
     from ..clip import FrozenCLIP
 
     clip = FrozenCLIP(config.clip.name, config.clip.pretrained, unit_variance=config.clip.unit_variance)
-    return clip.to(PartialState().device)
+    return clip.to(process().device)

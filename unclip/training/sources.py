@@ -1,45 +1,71 @@
 """From the data section of a config to batches for training and for validation."""
 
 import random
+from pathlib import Path
 
 import torch
 
-from ..data.embeddings import attach_embeddings
-from ..data.table import TableBatches, load_table, make_batch
+from ..data.captions import ClassCaptions
+from ..data.embeddings import attach_embeddings, embeddings_file, read_embeddings, shard_embeddings
+from ..data.shards import estimated_samples, find_shards, has_split
+from ..data.stream import StreamBatches
+from ..data.table import TableBatches, load_shards, make_batch
 from ..data.texts import CaptionEncoder, WithTexts
+from ..errors import UserError
+from .processes import process
+
+IN_MEMORY = 4e9  # bytes of decoded pictures that data.in_memory=auto keeps
+HELD_OUT = 1000  # pictures at most, where a set has no split for validation
+STATISTICS = 200_000  # embeddings are enough for a mean and a deviation
 
 
 class Source:
-    """The pictures of a RunConfig, in memory, with their embeddings by `clip` if given, and encoded captions if asked.
+    """The pictures of a RunConfig, with their embeddings by `clip` if given, and encoded captions if asked.
 
-    table, val_table: the training and the held-out pictures.
+    table: the training pictures in memory, None where they are streamed; val_table: the held-out ones.
+
+    Raises:
+        UserError: no data, or nothing readable in it.
     """
 
     def __init__(self, config, clip=None, texts=False, say=print):
-        from accelerate import PartialState
-
-        self.config, self.clip, self.texts, self.state = config, clip, texts, PartialState()
-        say = say if self.state.is_main_process else (lambda line: None)
+        self.config, self.clip, self.texts, self.state = config, clip, texts, process()
+        self.say = say if self.state.is_main_process else (lambda line: None)
         data = config.data
-        with self.state.main_process_first():  # the first one writes the embeddings, the others read them
-            self.table = self._load(data.train_split, say)
-            self.val_table = self._load(data.val_split, say)
+        self.class_captions = ClassCaptions.of_folder(data.folder) if Path(data.folder).is_dir() else None
+        self.shards = find_shards(data.folder, data.train_split)
+        count = estimated_samples(self.shards)
+        streamed = not data.in_memory
+        if data.in_memory == "auto":
+            streamed = count * 3 * data.image_size**2 > IN_MEMORY
+        own_split = data.val_split != data.train_split and has_split(data.folder, data.val_split)
+        val_shards = find_shards(data.folder, data.val_split) if own_split else []
+        if streamed and not own_split:
+            val_shards = [self._last_shard()]
+        self._embed([*self.shards, *val_shards], streamed)
+        self.table = None if streamed else self._load(self.shards)
+        if streamed or own_split:
+            many = max(1, estimated_samples(val_shards) // config.train.val_samples) if streamed else 1
+            self.val_table = self._load(val_shards, every=many)
+        else:
+            self.table, self.val_table = self._hold_out(self.table)
+        number = f"about {count}, streamed," if streamed else len(self.table)
         size = f"{data.image_size}x{data.image_size}"
-        say(f"{len(self.table)} pictures to train on, {len(self.val_table)} to validate on, {size}")
-
-    def _load(self, split, say):
-        table = load_table(self.config.data.folder, split, self.config.data.image_size, say)
-        if self.clip is not None:
-            attach_embeddings(table, self.clip, say)
-        return table
+        self.say(f"{number} pictures to train on, {len(self.val_table)} to validate on, {size}")
 
     def training(self):
         """The endless batches of this process."""
-        settings = self.config.train
-        batches = TableBatches(
-            self.table, settings.batch_size, settings.seed, self.state.process_index, self.state.num_processes,
-            self.config.data.mirror,
-        )  # fmt: skip
+        settings, data, rank = self.config.train, self.config.data, self.state.process_index
+        if self.table is not None:
+            batches = TableBatches(
+                self.table, settings.batch_size, settings.seed, rank, self.state.num_processes, data.mirror
+            )
+        else:
+            batches = StreamBatches(
+                self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank, mirror=data.mirror,
+                class_captions=self.class_captions, fingerprint=self.clip and self.clip.fingerprint(),
+                workers=data.workers, say=self.say,
+            )  # fmt: skip
         return WithTexts(batches, self.clip) if self.texts else batches
 
     def validation(self):
@@ -48,4 +74,60 @@ class Source:
         rows = torch.randperm(len(self.val_table), generator=generator)[: self.config.train.val_samples]
         unturned = [(part, torch.zeros(len(part), dtype=torch.bool)) for part in rows.split(256)]
         batches = [make_batch(self.val_table, part, flip, rng) for part, flip in unturned]
-        return [CaptionEncoder(self.clip)(batch) for batch in batches] if self.texts else batches
+        encode = CaptionEncoder(self.clip) if self.texts else (lambda batch: batch)
+        return [encode(batch) for batch in batches]
+
+    def image_embeds(self):
+        """CLIP's embeddings (N, D) of the training pictures; of a streamed set, as many as make good statistics."""
+        if self.table is not None:
+            return self.table.image_embed[:, 0]
+        embeds = []
+        for shard in self.shards:
+            embeds += [both[0] for both in read_embeddings(shard, self.clip.fingerprint()).values()]
+            if len(embeds) >= STATISTICS:
+                break
+        return torch.stack(embeds)
+
+    def words(self):
+        """Every word of the training captions; None for a streamed set with its own captions, which nobody has read."""
+        if self.class_captions is not None:
+            return self.class_captions.words()
+        return None if self.table is None else self.table.words()
+
+    def _embed(self, shards, streamed):
+        """Make the embeddings that are missing, each process those of its share of the shards."""
+        if self.clip is None:
+            return
+        fingerprint = self.clip.fingerprint()
+        for shard in shards[self.state.process_index :: self.state.num_processes]:
+            shard_embeddings(shard, self.clip, fingerprint, self.say)
+        self.state.wait_for_everyone()
+        missing = [s for s in shards if streamed and not embeddings_file(s, fingerprint).is_file()]
+        if missing:
+            raise UserError(f"no embeddings beside {missing[0]}: streaming needs a data folder that can be written")
+
+    def _load(self, shards, every=1):
+        table = load_shards(shards, self.config.data.image_size, self.class_captions, self.say, every)
+        if self.clip is not None:
+            attach_embeddings(table, self.clip, self.say)
+        return table
+
+    def _last_shard(self):
+        if len(self.shards) < 2:
+            raise UserError(
+                f"{self.config.data.folder} has one shard and no split {self.config.data.val_split!r}: streaming needs "
+                "a split or a second shard to validate on, or set data.in_memory=true"
+            )
+        self.say(f"no split {self.config.data.val_split!r}: {self.shards[-1].name} is held out for validation")
+        return self.shards.pop()
+
+    def _hold_out(self, table):
+        """(the rest, every 20th picture; rarer ones where that would be more than HELD_OUT)."""
+        every = max(20, -(-len(table) // HELD_OUT))
+        rows = torch.arange(len(table))
+        held_out = rows % every == min(every, len(table)) - 1
+        self.say(
+            f"no split {self.config.data.val_split!r} in {self.config.data.folder}: {int(held_out.sum())} pictures, one "
+            f"in {every}, are held out for validation"
+        )
+        return table.take(rows[~held_out] if len(table) > 1 else rows), table.take(rows[held_out])

@@ -1,0 +1,32 @@
+"""Stands in for a FrozenCLIP: embeddings that can be computed by hand."""
+
+import torch
+
+
+class RampClip:
+    """An embedding is the mean of the left and of the right half, and of the second channel."""
+
+    device, image_size, embed_dim = torch.device("cpu"), 8, 3
+
+    def __init__(self):
+        self.calls, self.captions = 0, []
+
+    def fingerprint(self):
+        return "ramp"
+
+    def encode_image(self, pixels):
+        self.calls += 1
+        left, right = pixels[:, 0, :, :4].mean((1, 2)), pixels[:, 0, :, 4:].mean((1, 2))
+        return torch.stack([left, right, pixels[:, 1].mean((1, 2))], dim=1)
+
+    def encode_text(self, captions):
+        self.captions.append(list(captions))
+        return RampText(torch.tensor([[float(len(c))] for c in captions]))
+
+
+class RampText:
+    def __init__(self, embed):
+        self.embed = embed
+
+    def batch(self):
+        return {"text_embed": self.embed, "text_mask": self.embed > 3}

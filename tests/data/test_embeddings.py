@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from unclip.data.embeddings import attach_embeddings, read_embeddings
+from unclip.data.images import to_float
+from unclip.data.table import load_table
+
+from .clips import RampClip
+from .pictures import Lines, captioned_tar, png, write_tar
+
+
+@pytest.fixture
+def folder(tmp_path):
+    captioned_tar(tmp_path / "0.tar", range(3))
+    captioned_tar(tmp_path / "1.tar", range(2, 5))  # the key 0002 stands in both
+    return tmp_path
+
+
+def test_embeddings_are_those_of_the_picture_and_its_mirror_image(folder):
+    table, clip = load_table(folder, "train", 8), RampClip()
+    attach_embeddings(table, clip)
+    pixels = to_float(table.images)
+    assert table.image_embed.shape == (6, 2, 3) and table.image_embed.dtype == torch.float16
+    torch.testing.assert_close(table.image_embed[:, 0].float(), clip.encode_image(pixels), atol=2e-3, rtol=0)
+    torch.testing.assert_close(table.image_embed[:, 1].float(), clip.encode_image(pixels.flip(-1)), atol=2e-3, rtol=0)
+
+
+def test_they_are_computed_once(folder):
+    first, second, clip = load_table(folder, "train", 8), load_table(folder, "train", 8), RampClip()
+    attach_embeddings(first, clip)
+    calls = clip.calls
+    attach_embeddings(second, clip)
+    assert clip.calls == calls and torch.equal(first.image_embed, second.image_embed)
+
+
+@pytest.mark.parametrize("harm", ["cut off", "another shard"])
+def test_a_file_that_does_not_fit_is_made_anew(folder, harm):
+    attach_embeddings(load_table(folder, "train", 8), RampClip())
+    if harm == "cut off":
+        file = folder / "0.ramp.safetensors"
+        file.write_bytes(file.read_bytes()[:50])
+    else:
+        captioned_tar(folder / "0.tar", range(50, 60))
+    assert read_embeddings(folder / "0.tar", "ramp") is None
+    table, clip = load_table(folder, "train", 8), RampClip()
+    attach_embeddings(table, clip)
+    assert clip.calls == 2  # of this shard alone, both views
+    torch.testing.assert_close(table.image_embed[:, 0, 2].float(), to_float(table.images[:, 1, 0, 0]), atol=2e-3, rtol=0)
+
+
+def test_samples_that_are_skipped_do_not_shift_the_others(tmp_path):
+    write_tar(tmp_path / "0.tar", [
+        ("a.png", b"broken"), ("a.txt", b"x"), ("b.png", png(9)), ("b.txt", b""), ("c.png", png(77)), ("c.txt", b"x")
+    ])  # fmt: skip
+    table = load_table(tmp_path, "train", 8, Lines())
+    attach_embeddings(table, RampClip())
+    assert table.keys == ["c"]
+    assert table.image_embed[0, 0, 2].item() == pytest.approx(77 / 127.5 - 1, abs=2e-3)
+    assert set(read_embeddings(tmp_path / "0.tar", "ramp")) == {"b", "c"}
+
+
+def test_a_disk_that_takes_nothing_is_said_once_a_shard(folder, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unclip.data.embeddings.save_file", full)
+    table, lines = load_table(folder, "train", 8), Lines()
+    attach_embeddings(table, RampClip(), lines)
+    assert table.image_embed is not None and len(lines) == 2 and "No space left" in lines[0]
+    assert not list(folder.glob("*.safetensors")) and not list(folder.glob(".*"))

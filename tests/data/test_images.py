@@ -1,0 +1,73 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unclip.data.images import decode, grid, square, to_float, to_pil, to_rgb
+
+from .pictures import encoded, picture
+
+
+def test_png_of_the_right_size_is_decoded_as_it_is():
+    image = picture(5)
+    assert torch.equal(decode(encoded(image), 8), torch.from_numpy(np.array(image)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(mode):
+    form = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    pixels = decode(encoded(Image.new("RGB", (8, 8), "white").convert(mode), form), 8)
+    assert pixels.shape == (3, 8, 8) and pixels.min() >= 250
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_white(mode):
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    pixels = decode(encoded(image.convert(mode)), 8)
+    assert pixels[:, :, :4].max() == 0 and pixels[:, :, 4:].min() == 255
+
+
+def test_transparent_colour_of_a_palette_is_white():
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.paste(1, (0, 0, 4, 8))
+    pixels = decode(encoded(image, transparency=0), 8)
+    assert pixels[:, 0, 0].tolist() == [255, 0, 0] and pixels[:, 0, 7].tolist() == [255, 255, 255]
+
+
+def test_16_bit_grey_is_scaled():
+    values = np.array([[0, 257, 32896, 65535]] * 4, dtype=np.uint16)
+    pixels = decode(encoded(Image.fromarray(values)), 4)
+    assert pixels[0, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_exif_turns_the_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image = Image.new("RGB", (8, 8), "black")
+    image.paste("white", (0, 0, 8, 4))
+    turned = np.array(to_rgb(Image.open(io.BytesIO(encoded(image, exif=exif)))))
+    assert turned[7, 0].tolist() == [255] * 3 and turned[0, 0].tolist() == [0] * 3
+
+
+def test_square_keeps_the_centre():
+    image = Image.new("RGB", (30, 10), "red")
+    image.paste("green", (10, 0, 20, 10))
+    assert square(image, 5).getcolors() == [(25, (0, 128, 0))]
+
+
+def test_pixels_there_and_back():
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    back = torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in to_pil(to_float(pixels))])
+    assert torch.equal(back, pixels)
+    assert to_float(pixels).min() >= -1 and to_float(torch.tensor([0, 255])).tolist() == [-1, 1]
+
+
+def test_grid_places_and_enlarges():
+    sheet = grid([Image.new("RGB", (2, 2), c) for c in ("red", "lime", "blue")], columns=2, scale=2, gap=1)
+    assert sheet.size == (9, 9)
+    assert [sheet.getpixel(at) for at in ((0, 0), (5, 3), (3, 8), (4, 0), (8, 8))] == [
+        (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (255, 255, 255)]  # fmt: skip

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import nn
+
+from unclip.training.config import OptimizerConfig
+from unclip.training.optimizers import build_optimizer, rate_at
+
+
+class Net(nn.Module):
+    edge_layers = ("first", "table")
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.inner = nn.Conv2d(4, 4, 3)
+        self.matrix = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.table = nn.Embedding(5, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+
+def names(model, parameters):
+    return {name for name, p in model.named_parameters() if any(p is q for q in parameters)}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_who_gets_muon_and_who_decays(name):
+    model = Net()
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, lr=0.1, weight_decay=0.3))
+    inner = {"inner.weight", "matrix.weight"}
+    rest = {"first.weight", "first.bias", "inner.bias", "matrix.bias", "norm.weight", "norm.bias", "table.weight"}
+    decayed = [p for g in optimizer.param_groups if g["weight_decay"] == 0.3 for p in g["params"]]
+    assert names(model, decayed) == inner
+    assert names(model, [p for g in optimizer.param_groups for p in g["params"]]) == inner | rest
+    if name == "muon":
+        assert names(model, [p for g in optimizer.param_groups if not g.get("use_fallback") for p in g["params"]]) == inner
+
+
+def test_muon_moves_inner_matrices_orthogonally():
+    model = Net()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = build_optimizer(model, OptimizerConfig(name="muon", lr=0.1))
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.grad = torch.randn(p.shape, generator=generator) * 10
+    optimizer.step()
+    change = {k: v - before[k] for k, v in model.state_dict().items()}
+    values = torch.linalg.svdvals(change["matrix.weight"])
+    assert values.min() > 0.5 * values.max()
+    # AdamW's first step is the sign of the gradient times lr, and times 1 + beta_1 with Nesterov's momentum
+    for name in ("first.weight", "table.weight", "norm.bias"):
+        torch.testing.assert_close(change[name].abs(), torch.full_like(change[name], 0.19), atol=1e-4, rtol=0)
+    assert change["frozen.weight"].abs().max() == 0
+
+
+@pytest.mark.parametrize("step, progress, factor", [
+    (0, 0.0, 0.25), (1, 0.0, 0.5), (3, 0.1, 1.0), (50, 0.6, 1.0), (80, 0.8, 0.5), (95, 0.95, 0.125), (100, 1.0, 0.0),
+    (120, 1.2, 0.0),
+])  # fmt: skip
+def test_rate(step, progress, factor):
+    config = OptimizerConfig(name="adamw", lr=1, warmup=4, decay=0.4)
+    assert rate_at(step, progress, config) == pytest.approx(factor)
+
+
+def test_rate_without_warm_up_and_decay():
+    config = OptimizerConfig(name="adamw", lr=1, warmup=0, decay=0)
+    assert rate_at(0, 0.0, config) == rate_at(99, 0.99, config) == 1

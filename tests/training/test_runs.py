@@ -1,0 +1,192 @@
+"""The trainings themselves, on a set of a few pictures and models of a few thousand weights."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import CLIP_CONFIG, SIDE, TEXT_LENGTH, TEXT_WIDTH, UNET, D
+from data.pictures import captioned_tar, png, write_tar
+
+from unclip.data.embeddings import read_embeddings
+from unclip.decoder import Decoder
+from unclip.errors import UserError
+from unclip.pipeline import UnCLIP
+from unclip.prior import DiffusionPrior
+from unclip.training import runs
+from unclip.training.config import RunConfig
+from unclip.training.sources import Source
+
+OPTIMIZER = {"name": "muon", "lr": 1e-3, "warmup": 2}
+TRANSFORMER = {"width": 32, "layers": 1, "heads": 2}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Captioned shards as img2dataset leaves them: no splits."""
+    for shard in range(2):
+        captioned_tar(tmp_path / "shards" / f"{shard:05d}.tar", range(30 * shard, 30 * shard + 30))
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def write(tmp_path, shards, model_files):
+    """Writes a config of a part; keyword sections are merged into it."""
+
+    def write(part, **changes):
+        sections = {
+            "data": {"folder": str(shards), "image_size": SIDE, "workers": 0},
+            "optimizer": OPTIMIZER,
+            "train": {"run": str(tmp_path / f"run-{part}"), "batch_size": 4, "steps": 2, "precision": "no", "val_samples": 8},
+        }
+        if part == "clip":
+            sections["data"]["image_size"] = 16
+            sections["model"] = {"architecture": CLIP_CONFIG}
+        else:
+            sections |= {"out": str(tmp_path / "out"), "clip": {"name": str(model_files / "clip"), "unit_variance": True}}
+            sections["model"] = {"transformer": TRANSFORMER} if part == "prior" else {"unet": UNET}
+        for name, change in changes.items():
+            sections[name] = {**sections.get(name, {}), **change} if isinstance(change, dict) else change
+        path = tmp_path / f"{part}.yaml"
+        path.write_text(yaml.safe_dump(sections))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_prior_and_decoder_make_a_model(write, tmp_path, in_memory, capsys):
+    prior = write("prior", data={"in_memory": in_memory})
+    runs.train_prior(prior)
+    runs.train_decoder(write("decoder", data={"in_memory": in_memory}))
+    images = UnCLIP.from_pretrained(tmp_path / "out")("picture 3", num_inference_steps=1, prior_num_inference_steps=1)
+    assert images[0].size == (SIDE, SIDE)
+    trained = DiffusionPrior.from_pretrained(tmp_path / "out" / "prior")
+    assert (trained.transformer.text_dim, trained.transformer.text_length, trained.embed_dim) == (TEXT_WIDTH, TEXT_LENGTH, D)
+    kept = yaml.safe_load((tmp_path / "run-prior" / "config.yaml").read_text())["model"]
+    assert kept["embed_dim"] == D and kept["transformer"]["text_length"] == TEXT_LENGTH
+    assert (tmp_path / "run-decoder" / "samples" / "0000002.png").is_file()
+    log = json.loads((tmp_path / "run-prior" / "log.jsonl").read_text())
+    assert {"val_loss", "cosine", "cosine_other"} <= set(log)
+    held_out = "one in 20, are held out" if in_memory else "00001.tar is held out"
+    assert held_out in capsys.readouterr().out
+    fingerprint = next((tmp_path / "shards").glob("00000.*.safetensors")).name.split(".")[1]
+    known = list(read_embeddings(tmp_path / "shards" / "00000.tar", fingerprint).values())
+    if not in_memory:  # statistics from the files, less the shard that is held out
+        torch.testing.assert_close(trained.mean, torch.stack(known)[:, 0].float().mean(0), atol=1e-2, rtol=1e-2)
+    # what was saved as the run's config is a config: it runs again
+    runs.train_prior(tmp_path / "run-prior" / "config.yaml", ["train.steps=3"])
+    assert len((tmp_path / "run-prior" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_decoder_with_text_in_two_parts_of_a_batch(write, tmp_path):
+    decoder = write("decoder", model={"text_dim": TEXT_WIDTH}, train={"accumulate": 2})
+    runs.train_decoder(decoder)
+    runs.train_decoder(tmp_path / "run-decoder" / "config.yaml", ["train.steps=3"])
+    assert Decoder.from_pretrained(tmp_path / "out" / "decoder").text_to_tokens.in_features == TEXT_WIDTH
+
+
+def test_a_clip_is_trained_and_then_used(write, tmp_path):
+    runs.train_clip(write("clip", model={"architecture": CLIP_CONFIG, "crop": 16, "low_resolution": 0.5}))
+    runs.train_prior(write("prior", clip={"name": str(tmp_path / "run-clip" / "clip"), "unit_variance": False}))
+    assert json.loads((tmp_path / "out" / "model_index.json").read_text())["clip"]["name"] == "clip"
+
+
+@pytest.mark.parametrize("part, changes, message", [
+    ("prior", {"model": {"embed_dim": D + 1}}, f"model.embed_dim is {D + 1}, but the CLIP's is {D}: leave it out"),
+    ("prior", {"model": {"transformer": {**TRANSFORMER, "text_dim": 9}}}, "model.transformer.text_dim is 9, but the CLIP's"),
+    ("prior", {"model": {"transformer": {**TRANSFORMER, "text_length": 9}}}, "text_length is 9, but the CLIP's is"),
+    ("prior", {"model": {"transformer": {**TRANSFORMER, "text_embed_dim": 9}}}, "text_embed_dim is 9, but the CLIP's is"),
+    ("prior", {"model": {"transformer": {**TRANSFORMER, "heads": 5}}}, "heads=5 does not divide width=32"),
+    ("decoder", {"model": {"embed_dim": D + 1}}, "model.embed_dim is"),
+    ("decoder", {"model": {"text_dim": TEXT_WIDTH + 1}}, "model.text_dim is"),
+    ("decoder", {"model": {"image_size": 2 * SIDE}}, f"model.image_size is {2 * SIDE}, but data.image_size is {SIDE}"),
+    ("decoder", {"model": {"learned_variance": True}}, "learned_variance=True needs vlb_weight > 0"),
+    ("decoder", {"data": {"image_size": SIDE + 1}}, "is no multiple of 2"),
+    ("decoder", {"model": {"unet": {**UNET, "head_dim": None}}}, "head_dim is needed where there is attention"),
+    ("decoder", {"clip": {"name": "nothing"}}, "nothing"),
+    ("clip", {"model": {"architecture": {"embed_dim": 4}}}, "text_cfg"),
+    ("clip", {"model": {"architecture": CLIP_CONFIG, "crop": 99}}, "model.crop is 99"),
+    ("clip", {"data": {"folder": "nowhere"}}, "no data folder nowhere"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_end_in_a_line_before_training(write, tmp_path, part, changes, message):
+    with pytest.raises(UserError) as error:
+        getattr(runs, f"train_{part}")(write(part, **changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.glob("run-*")) and not (tmp_path / "out").exists()
+
+
+def test_the_seed_draws_the_first_weights():
+    config = RunConfig(
+        data={"folder": "x", "image_size": 8}, optimizer=OPTIMIZER, train={"run": "x", "batch_size": 1, "steps": 1, "seed": 3}
+    )
+    first = runs.build(torch.nn.Linear, config, "x.yaml", 3, 3)
+    assert torch.equal(first.weight, runs.build(torch.nn.Linear, config, "x.yaml", in_features=3, out_features=3).weight)
+    config.train.seed = 4
+    assert not torch.equal(first.weight, runs.build(torch.nn.Linear, config, "x.yaml", 3, 3).weight)
+
+
+def source(folder, **data):
+    config = RunConfig(
+        data={"folder": str(folder), "image_size": 8, "workers": 0, **data}, optimizer=OPTIMIZER,
+        train={"run": "none", "batch_size": 4, "steps": 1},
+    )  # fmt: skip
+    lines = []
+    return Source(config, say=lines.append), lines
+
+
+def test_a_set_without_splits_holds_every_twentieth_out(shards):
+    pictures, lines = source(shards)
+    held_out = pictures.val_table.keys
+    assert held_out == ["0019", "0039", "0059"] and len(pictures.table) == 57
+    assert not set(held_out) & set(pictures.table.keys)
+    assert len(lines) == 2 and "3 pictures, one in 20, are held out" in lines[0]
+
+
+@pytest.mark.parametrize("count, held_out", [(1, ["0000"]), (2, ["0001"]), (5, ["0004"])])
+def test_very_small_sets(tmp_path, count, held_out):
+    captioned_tar(tmp_path / "0.tar", range(count))
+    pictures, _ = source(tmp_path)
+    assert pictures.val_table.keys == held_out and len(pictures.table) == max(1, count - 1)
+
+
+def test_a_set_with_splits_uses_them(tmp_path):
+    captioned_tar(tmp_path / "train" / "0.tar", range(5))
+    captioned_tar(tmp_path / "test" / "0.tar", range(5, 7))
+    pictures, lines = source(tmp_path)
+    assert len(pictures.table) == 5 and pictures.val_table.keys == ["0005", "0006"] and len(lines) == 1
+    assert pictures.words() == ["0", "1", "2", "3", "4", "picture"]
+    same, _ = source(tmp_path, val_split="train")
+    assert len(same.table) == 4 and len(same.val_table) == 1
+
+
+def test_what_does_not_fit_into_memory_is_streamed(shards, monkeypatch):
+    limit = "unclip.training.sources.IN_MEMORY"
+    monkeypatch.setattr(limit, 50 * 3 * 8 * 8)
+    pictures, lines = source(shards)
+    assert pictures.table is None and pictures.words() is None and "streamed" in lines[-1]
+    assert pictures.val_table.keys == [f"{n:04d}" for n in range(30, 60)]  # the last shard
+    keys = {key for step in range(40) for key in pictures.training().at(step)["key"]}
+    assert keys and max(keys) < "0030"
+    assert source(shards, in_memory=True)[0].table is not None
+    monkeypatch.setattr(limit, 100 * 3 * 8 * 8)
+    assert source(shards)[0].table is not None
+    monkeypatch.setattr(limit, 1)
+    (shards / "00001.tar").unlink()
+    with pytest.raises(UserError, match="one shard and no split 'test'"):
+        source(shards)
+
+
+def test_streamed_labelled_set_has_its_words(tmp_path):
+    (tmp_path / "classnames.txt").write_text("dog\nred fox\n")
+    for split in ("train", "test"):
+        files = [(f"{n}.{e}", c) for n in range(6) for e, c in (("png", png(n)), ("cls", b"%d" % (n % 2)))]
+        write_tar(tmp_path / split / "0.tar", files)
+    pictures, _ = source(tmp_path, in_memory=False)
+    assert pictures.words() == ["a", "dog", "fox", "of", "photo", "red"]
+    assert pictures.training().at(0)["concept"][0] in ("dog", "red fox") and len(pictures.val_table) == 6
+
+
+def test_validation_batches_are_the_same_in_every_run(shards):
+    first, second = (source(shards)[0].validation() for _ in range(2))
+    assert len(first) == 1 and torch.equal(first[0]["image"], second[0]["image"]) and first[0]["key"] == second[0]["key"]

@@ -1,0 +1,24 @@
+"""Ctrl-C and SIGTERM, noted and left to the end of the step."""
+
+import signal
+import threading
+
+
+class Stop:
+    """`with Stop() as stop:` inside, the first Ctrl-C or SIGTERM sets `stop.asked`; the second one acts as ever."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __enter__(self):
+        self.asked, self._before = False, {}
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers there alone
+            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exc):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self.asked = True
+        self.__exit__()
