@@ -10,7 +10,7 @@ import argparse
 from unclip import cli
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_sampling_options(parser)
     parser.add_argument("--concepts", required=True, metavar="FILE", help="a concept a line")
@@ -19,7 +19,7 @@ def main():
     parser.add_argument("--pretrained", help="the tag of the judge's weights")
     parser.add_argument("--json", metavar="FILE", help="write all figures here")
     parser.add_argument("--grid", metavar="FILE", help="write a contact sheet here, a row a concept")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     from unclip.evaluation.generated import draw_and_name
 

@@ -11,11 +11,11 @@ import argparse
 from unclip import cli
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     from unclip.training.runs import train_prior
 

@@ -87,7 +87,7 @@ def test_pictures_of_any_size_keep_their_pixels(size):
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--image", "missing.png"], "cannot read missing.png"),
+    (["--image", "missing.png"], "no picture file missing.png"),
     (["--image", "{text}"], "give a PNG, JPEG or WebP file"),
     (["--image", "{cut}"], "give a PNG, JPEG or WebP file"),
     (["--prompt", " "], "an empty prompt"),

@@ -279,7 +279,7 @@ def test_bad_input_ends_in_one_line(folder, data, tmp_path, capsys, monkeypatch)
         ("no model folder", ["--model", tmp_path / "no", "--data", data]),
         ("lacks open_clip_config.json", ["--model", few, "--data", data]),
         ("no weights named; its tags are", ["--model", "ViT-B-32", "--data", data]),
-        ("no file", ["--model", folder, "--image", tmp_path / "no.png", "--classes", "dog"]),
+        ("no picture file", ["--model", folder, "--image", tmp_path / "no.png", "--classes", "dog"]),
         ("cannot read the picture", ["--model", folder, "--image", text, "--classes", "dog"]),
         ("cannot read the picture", ["--model", folder, "--image", cut, "--classes", "dog"]),
         ("none of them empty", [*on_image, "--classes", "dog", ""]),

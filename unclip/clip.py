@@ -167,10 +167,10 @@ class FrozenCLIP(nn.Module):
         A PIL image that is not square is cropped to the centre, or squashed where the model was trained so (SigLIP).
         """
         if not torch.is_tensor(images):
-            from .data.images import square, to_float, to_uint8
+            from .data.images import square, to_float, to_rgb, to_uint8
 
             size = self.image_size
-            images = [image.convert("RGB") for image in images]
+            images = [to_rgb(image) for image in images]
             if self.squash:
                 images = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
             images = to_float(torch.stack([to_uint8(square(image, size)) for image in images]))

@@ -3,15 +3,12 @@
 Captions count as the papers do: t = 0 is the clean picture, t = T is noise (the code's t is one less).
 """
 
-from pathlib import Path
-
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .cli import device_of
-from .data.images import decode, to_float, to_pil
+from .data.images import read_image, square, to_float, to_pil, to_uint8
 from .diffusion import SeededNoise, process
-from .errors import UserError
 from .files import new_file
 from .generate import output_folder
 from .pipeline import UnCLIP, seeds_from
@@ -33,11 +30,11 @@ def diffusion_demo(*, model_name, prompt, image, steps, seed, out, device):
         UserError: bad input; nothing is written.
     """
     (prompt,), (seed,), out = checked(prompt), seeds_from(seed, 1), output_folder(out)
-    content = read_image(image) if image else None
+    photograph = read_image(image) if image else None
     model = UnCLIP.from_pretrained(model_name, device=device_of(device))
     settings = model.settings(num_inference_steps=steps)
     schedule, size = model.decoder.schedule, model.decoder.image_size
-    x_0 = to_float(decode(content, size)[None]) if content else None
+    x_0 = to_float(to_uint8(square(photograph, size))[None]) if photograph else None
     way_back = reverse(model, prompt, seed, settings)
     x_0 = way_back[-1][1] if x_0 is None else x_0
 
@@ -132,12 +129,3 @@ def write(image, path, kind, **options):
         image.save(temporary, kind, **options)
     print(path)
 
-
-def read_image(path):
-    """The bytes of a picture file. Raises UserError where there is none, or where it cannot be read as one."""
-    try:
-        content = Path(path).read_bytes()
-        decode(content, 8)
-    except Exception:  # a broken picture can fail in any way
-        raise UserError(f"cannot read {path} as an image: give a PNG, JPEG or WebP file") from None
-    return content

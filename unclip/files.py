@@ -15,8 +15,8 @@ def new_file(path):
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     try:
-        os.chmod(temporary, 0o644)
         yield Path(temporary)
+        os.chmod(temporary, 0o644)  # after writing: some writers put a file of their own in the place of this one
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -1,10 +1,13 @@
 """Pictures to tensors and back. Everywhere a picture is uint8 (3, H, W) in 0..255 or float (3, H, W) in [-1, 1]."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+
+from ..errors import UserError
 
 
 def decode(content, size):
@@ -12,6 +15,22 @@ def decode(content, size):
     image = Image.open(io.BytesIO(content))
     image.draft("RGB", (size, size))
     return to_uint8(square(to_rgb(image), size))
+
+
+def read_image(path):
+    """A picture file as an RGB PIL image (see `to_rgb`).
+
+    Raises:
+        UserError: no such file, or no picture in it.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no picture file {path}")
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except Exception as error:  # PIL's many ways to fail on a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read the picture {path} ({reason}): give a PNG, JPEG or WebP file") from None
 
 
 def to_rgb(image):

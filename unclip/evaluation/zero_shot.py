@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ..cli import device_of
 from ..data.captions import ClassCaptions
-from ..data.images import decode, to_float
+from ..data.images import decode, read_image, to_float
 from ..data.prepare import ZERO_SHOT_TEMPLATES, read_lines
 from ..data.shards import Skipped, find_shards, image_bytes, read_samples
 from ..errors import UserError
@@ -143,17 +142,3 @@ def labelled_batches(folder, split, size, batch_size, max_images, skipped):
     if images:
         yield to_float(torch.stack(images)), torch.tensor(labels)
 
-
-def read_image(path):
-    """A picture file as an RGB PIL image, upright as its camera says.
-
-    Raises:
-        UserError: no such file, or no picture in it.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"no file {path}")
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # PIL's many ways to fail on a broken file
-        raise UserError(f"cannot read the picture {path}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,86 @@
+"""The model that ships: these tests run the real one."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import unclip
+from unclip.data.prepare import ZERO_SHOT_TEMPLATES, read_lines
+from unclip.hub import POCKET
+from unclip.zero_shot import ZeroShotClassifier
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return unclip.UnCLIP.from_pretrained("pocket")
+
+
+@pytest.fixture(scope="module")
+def concepts():
+    return read_lines(POCKET / "concepts.txt")
+
+
+def test_it_is_small_half_precision_and_holds_no_pickle():
+    weights = list(POCKET.rglob("*.safetensors"))
+    assert {w.parent.name for w in weights} == {"clip", "prior", "decoder"}
+    assert sum(w.stat().st_size for w in weights) <= 60 * MEGABYTE
+    assert not [f for f in POCKET.rglob("*") if f.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl")]
+    for file in weights:
+        length = int.from_bytes(file.read_bytes()[:8], "little")
+        header = json.loads(file.read_bytes()[8 : 8 + length])
+        kinds = {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"}
+        assert kinds <= {"F16", "I64", "BOOL"}, file
+
+
+def test_at_least_twenty_things_and_every_one_is_in_its_vocabulary(pocket, concepts):
+    assert len(set(concepts)) == len(concepts) >= 20
+    for concept in concepts:
+        assert not pocket.notes(f"a photo of a {concept}"), concept
+
+
+def test_an_unknown_word_is_told_with_the_nearest_known_ones(pocket):
+    (note,) = pocket.notes("a photo of a dogge")
+    assert "'dogge'" in note and "dog" in note.split(":")[1]
+
+
+def test_a_prompt_longer_than_the_context_is_cut_and_drawn(pocket):
+    prompt = "a photo of a dog " * 20
+    assert any("cut" in note for note in pocket.notes(prompt))
+    assert pocket(prompt, num_inference_steps=1, prior_num_inference_steps=1)[0].size == (32, 32)
+
+
+def test_no_two_concepts_are_the_same_to_its_clip(pocket, concepts):
+    weights = ZeroShotClassifier(pocket.clip, concepts, ZERO_SHOT_TEMPLATES).weights
+    assert (weights @ weights.T - torch.eye(len(concepts))).max() < 0.99
+
+
+@pytest.fixture(scope="module")
+def drawn(pocket, concepts):
+    """Two pictures a concept, with few steps."""
+    return {c: pocket(f"a photo of a {c}", num_images=2, seed=0, num_inference_steps=12) for c in concepts}
+
+
+def test_its_pictures_are_what_the_prompt_says(pocket, concepts, drawn):
+    """Far above chance (1 in 32): a decoder or a prior that ignores its condition cannot pass."""
+    classifier = ZeroShotClassifier(pocket.clip, concepts, ZERO_SHOT_TEMPLATES)
+    scores = classifier.evaluate([(images, [k] * len(images)) for k, images in enumerate(drawn.values())])
+    assert scores.top1 > 0.4, Counter({concepts[k]: r for k, r in scores.recalls.items()})
+
+
+def test_same_seed_same_picture_in_a_batch_of_any_size(pocket, drawn):
+    (alone,) = pocket("a photo of a dog", seed=1, num_inference_steps=12)
+    together = drawn["dog"][1]
+    difference = torch.tensor([abs(a - b) for a, b in zip(alone.tobytes(), together.tobytes())])
+    assert difference.max() <= 2  # of 255: rounding, which differs with the size of a batch
+    assert drawn["dog"][0].tobytes() != together.tobytes()
+
+
+def test_the_card_states_the_figures_of_the_committed_report():
+    report = json.loads((POCKET / "evaluation.json").read_text())
+    assert f"{report['top1']:.1%}" in (POCKET / "README.md").read_text()
+    assert f"{report['top1']:.1%}" in (Path(__file__).resolve().parents[1] / "README.md").read_text()
