@@ -126,14 +126,16 @@ def test_training_learns_to_tell_captions_apart():
 
 
 def test_crops_are_taken_in_training_alone(model):
-    model.crop = 24
+    model.crop = (24, 24)
     try:
         views = model.augment(torch.arange(32.0 * 32).view(1, 1, 32, 32).repeat(50, 3, 1, 1))
         assert views.shape == (50, 3, 24, 24)
         starts = views[:, 0, 0, 0].long()
         assert (starts % 32).max() <= 8 and (starts // 32).max() <= 8 and len(starts.unique()) > 10
+        model.crop, model.train_size = (4, 32), 20
+        assert {model.augment(torch.zeros(2, 3, 32, 32)).shape for _ in range(20)} == {(2, 3, 20, 20)}
     finally:
-        model.crop = None
+        model.crop = model.train_size = None
 
 
 @torch.no_grad()

@@ -44,13 +44,15 @@ class ContrastiveCLIP(nn.Module):
 
     Args:
         config: OpenCLIP's model config.
-        crop: side of the random crops that it trains on; the image tower itself is meant for whole pictures.
+        crop: the smallest and largest side of the random crops that it trains on; None: whole pictures.
+        train_size: the side that they are scaled to; None: they stay as they are. Small ones train faster; the image
+            tower is meant for whole pictures of its own size, so the last part of a training should come near to it.
         low_resolution: share of batches shrunk to half the size and back, so that small pictures are known too.
     """
 
-    def __init__(self, config, crop=None, low_resolution=0.0):
+    def __init__(self, config, crop=None, train_size=None, low_resolution=0.0):
         super().__init__()
-        self.config, self.crop, self.low_resolution = config, crop, low_resolution
+        self.config, self.crop, self.train_size, self.low_resolution = config, crop, train_size, low_resolution
         self.clip = build_clip(config)
         self.context_length = config["text_cfg"].get("context_length", 77)
         self.tokenizer = clip_tokenizer(self.context_length)
@@ -58,6 +60,7 @@ class ContrastiveCLIP(nn.Module):
         self.register_buffer("pixel_stats", stats, persistent=False)
 
     # what Muon leaves to AdamW: the first layer, embeddings, the last projections
+    exported_prefix = "clip."  # of its parameters, which an OpenCLIP folder names without it
     edge_layers = ("clip.visual.trunk.stem", "clip.token_embedding", "clip.positional", "clip.text_projection")
 
     def loss(self, batch, generator=None):
@@ -75,20 +78,27 @@ class ContrastiveCLIP(nn.Module):
         return contrastive_loss(image_embed.float(), text_embed.float(), scale, batch["concept"]), None
 
     def augment(self, images):
-        """One random crop a picture, and for a share of the batches half the resolution."""
+        """(B, 3, S, S) -> (B, 3, S', S'): a share of the batches at half the resolution, and random crops.
+
+        The side of the crops is drawn once a batch, their places once a picture.
+        """
         size = images.shape[-1]
         if torch.rand(()) < self.low_resolution:
-            images = F.interpolate(F.avg_pool2d(images, 2), (size, size), mode="bilinear", align_corners=False)
+            images = scaled(F.avg_pool2d(images, 2), size)
         if self.crop:
-            rows, columns = torch.randint(size - self.crop + 1, (2, len(images))).tolist()
-            images = torch.stack(
-                [im[:, r : r + self.crop, c : c + self.crop] for im, r, c in zip(images, rows, columns)]
-            )
-        return images
+            side = int(torch.randint(self.crop[0], self.crop[1] + 1, ()))
+            rows, columns = torch.randint(size - side + 1, (2, len(images))).tolist()
+            images = torch.stack([im[:, r : r + side, c : c + side] for im, r, c in zip(images, rows, columns)])
+        return scaled(images, self.train_size) if self.train_size else images
 
     def save(self, folder, state, dtype=torch.float16):
         """Write an OpenCLIP folder from a state (this module's own, or its EMA)."""
-        prefix = "clip."
+        prefix = self.exported_prefix
         tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         save_clip(tensors, self.config, PIXEL_STATS, folder)
+
+
+def scaled(images, side):
+    """(B, 3, S, S) -> (B, 3, side, side), bilinear."""
+    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)

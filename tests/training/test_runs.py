@@ -87,7 +87,7 @@ def test_the_decoder_with_text_in_two_parts_of_a_batch(write, tmp_path):
 
 
 def test_a_clip_is_trained_and_then_used(write, tmp_path):
-    runs.train_clip(write("clip", model={"architecture": CLIP_CONFIG, "crop": 16, "low_resolution": 0.5}))
+    runs.train_clip(write("clip", model={"architecture": CLIP_CONFIG, "crop": [12, 16], "train_size": 16, "low_resolution": 0.5}))
     runs.train_prior(write("prior", clip={"name": str(tmp_path / "run-clip" / "clip"), "unit_variance": False}))
     assert json.loads((tmp_path / "out" / "model_index.json").read_text())["clip"]["name"] == "clip"
 
@@ -106,7 +106,7 @@ def test_a_clip_is_trained_and_then_used(write, tmp_path):
     ("decoder", {"model": {"unet": {**UNET, "head_dim": None}}}, "head_dim is needed where there is attention"),
     ("decoder", {"clip": {"name": "nothing"}}, "nothing"),
     ("clip", {"model": {"architecture": {"embed_dim": 4}}}, "text_cfg"),
-    ("clip", {"model": {"architecture": CLIP_CONFIG, "crop": 99}}, "model.crop is 99"),
+    ("clip", {"model": {"architecture": CLIP_CONFIG, "crop": [8, 99]}}, "model.crop is [8, 99]"),
     ("clip", {"data": {"folder": "nowhere"}}, "no data folder nowhere"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_end_in_a_line_before_training(write, tmp_path, part, changes, message):

@@ -220,9 +220,10 @@ def make_accelerator(settings, run):
 
 
 def initialise(model, file):
-    """Begin a run with the weights of a safetensors file: every key must be there, in its shape."""
+    """Begin a run with the weights of an exported safetensors file: every key must be there, in its shape."""
+    prefix = getattr(model, "exported_prefix", "")
     try:
-        model.load_state_dict(load_file(file))
+        model.load_state_dict({prefix + name: tensor for name, tensor in load_file(file).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"train.init_from={file}: {' '.join(str(error).split())[:200]}") from None
 

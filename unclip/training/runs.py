@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Optional
 
 import torch
+from pydantic import Field
 
 from ..config import Strict, load_config, signature_model
 from ..data.images import grid, to_float, to_pil
@@ -23,10 +24,11 @@ SAMPLES = 32
 
 
 class ClipModel(Strict):
-    """architecture: OpenCLIP's model config; crop and low_resolution: see ContrastiveCLIP."""
+    """architecture: OpenCLIP's model config; the rest: see ContrastiveCLIP."""
 
     architecture: dict
-    crop: Optional[int] = None
+    crop: Optional[tuple[int, int]] = None
+    train_size: Optional[int] = Field(None, ge=1)
     low_resolution: float = 0.0
 
 
@@ -68,9 +70,10 @@ def train_clip(path, overrides=()):
 
     config = load_config(ClipRun, path, overrides)
     crop, size = config.model.crop, config.data.image_size
-    if crop is not None and not 1 <= crop <= size:
-        raise UserError(f"{path}: model.crop is {crop}: choose 1 to data.image_size, {size}")
-    model = build(ContrastiveCLIP, config, path, config.model.architecture, crop, config.model.low_resolution)
+    if crop is not None and not 1 <= crop[0] <= crop[1] <= size:
+        raise UserError(f"{path}: model.crop is {list(crop)}: name a smallest and a largest side, 1 to data.image_size, {size}")
+    model = build(ContrastiveCLIP, config, path, config.model.architecture, crop, config.model.train_size,
+                  config.model.low_resolution)  # fmt: skip
     source = Source(config)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
