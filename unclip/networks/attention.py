@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from .norms import NORMS
@@ -25,7 +26,7 @@ def attend(q, k, v, mask=None):                                                 
 
 def split_heads(x, parts, heads):                                                       # (B, N, parts * heads * D)
     """The (B, heads, N, D) tensors that a fused projection holds, part by part (queries, keys, values)."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+    return rearrange(x, "b n (part head d) -> part b head n d", part=parts, head=heads).unbind()
 
 
 class AttentionBlock(nn.Module):
@@ -49,7 +50,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x, context=None, context_mask=None):                              # (B, C, H, W), (B, M, E)
         height, width = x.shape[-2:]
-        pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)                         # (B, HW, C)
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")                        # (B, HW, C)
         q, k, v = split_heads(self.qkv(pixels), 3, self.heads)                          # (B, heads, HW, D)
         mask = None
         if self.context_kv is not None:
@@ -58,6 +59,5 @@ class AttentionBlock(nn.Module):
             v = torch.cat([context_v, v], dim=2)
             if context_mask is not None:
                 mask = F.pad(context_mask, (0, height * width), value=True)[:, None, None]  # (B, 1, 1, M + HW)
-        out = attend(q, k, v, mask).transpose(1, 2).flatten(2)                          # (B, HW, C)
-        out = self.proj_out(out).unflatten(1, (height, width))                          # (B, H, W, C)
-        return x + out.permute(0, 3, 1, 2)                                              # (B, C, H, W)
+        out = rearrange(attend(q, k, v, mask), "b head n d -> b n (head d)")            # (B, HW, C)
+        return x + rearrange(self.proj_out(out), "b (h w) c -> b c h w", h=height)      # (B, C, H, W)
