@@ -45,9 +45,9 @@ class ContrastiveCLIP(nn.Module):
     Args:
         config: OpenCLIP's model config.
         crop: the smallest and largest side of the random crops that it trains on; None: whole pictures.
-        train_size: the side that they are scaled to; None: they stay as they are. Small ones train faster; the image
-            tower is meant for whole pictures of its own size, so the last part of a training should come near to it.
-        low_resolution: share of batches shrunk to half the size and back, so that small pictures are known too.
+        train_size: the side that crops are scaled to; None: the largest. Small ones train faster; the last part of a
+            training should have the size of whole pictures, for which the image tower is meant.
+        low_resolution: share of pictures shrunk to half the size and back, so that small pictures are known too.
     """
 
     def __init__(self, config, crop=None, train_size=None, low_resolution=0.0):
@@ -78,18 +78,25 @@ class ContrastiveCLIP(nn.Module):
         return contrastive_loss(image_embed.float(), text_embed.float(), scale, batch["concept"]), None
 
     def augment(self, images):
-        """(B, 3, S, S) -> (B, 3, S', S'): a share of the batches at half the resolution, and random crops.
+        """(B, 3, S, S) -> (B, 3, S', S'): for a share of the pictures half the resolution, and random crops.
 
-        The side of the crops is drawn once a batch, their places once a picture.
+        All is drawn anew for each picture: batch norm, whose statistics are those of a batch in training and of all
+        batches after it, must not see batches that differ in kind.
         """
-        size = images.shape[-1]
-        if torch.rand(()) < self.low_resolution:
-            images = scaled(F.avg_pool2d(images, 2), size)
+        batch, size = len(images), images.shape[-1]
+        if self.low_resolution:
+            blurred = F.interpolate(F.avg_pool2d(images, 2), (size, size), mode="bilinear", align_corners=False)
+            images = torch.where(torch.rand(batch, 1, 1, 1, device=images.device) < self.low_resolution, blurred, images)
         if self.crop:
-            side = int(torch.randint(self.crop[0], self.crop[1] + 1, ()))
-            rows, columns = torch.randint(size - side + 1, (2, len(images))).tolist()
-            images = torch.stack([im[:, r : r + side, c : c + side] for im, r, c in zip(images, rows, columns)])
-        return scaled(images, self.train_size) if self.train_size else images
+            side = torch.randint(self.crop[0], self.crop[1] + 1, (batch, 1))                              # (B, 1)
+            corner = (torch.rand(batch, 2) * (size - side + 1)).floor()                                   # (B, 2) x, y
+            # affine_grid's coordinates run from -1 to 1 over the picture
+            scale, shift = side / size, (2 * corner + side) / size - 1
+            theta = torch.cat([scale[:, :, None] * torch.eye(2), shift[:, :, None]], dim=2).to(images)    # (B, 2, 3)
+            shape = (batch, 3, self.train_size or self.crop[1], self.train_size or self.crop[1])
+            grid = F.affine_grid(theta, shape, align_corners=False)
+            images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return images
 
     def save(self, folder, state, dtype=torch.float16):
         """Write an OpenCLIP folder from a state (this module's own, or its EMA)."""
@@ -98,7 +105,3 @@ class ContrastiveCLIP(nn.Module):
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         save_clip(tensors, self.config, PIXEL_STATS, folder)
 
-
-def scaled(images, side):
-    """(B, 3, S, S) -> (B, 3, side, side), bilinear."""
-    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
