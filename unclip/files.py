@@ -32,6 +32,8 @@ def new_folder(path):
     try:
         os.chmod(temporary, 0o755)
         yield temporary
+        for file in temporary.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
         shutil.rmtree(old, ignore_errors=True)
         if path.exists():
             os.replace(path, old)
