@@ -1,7 +1,7 @@
 """Turn pictures into WebDataset shards that the training scripts read.
 
-    python scripts/prepare_data.py tiny-imagenet --out data/shards/tiny-imagenet [--source FILE.zip] [--classes FILE]
-    python scripts/prepare_data.py folder MY_PICTURES --out data/shards/mine
+    python scripts/prepare_data.py tiny-imagenet --out runs/data/tiny-imagenet [--source FILE.zip] [--classes FILE]
+    python scripts/prepare_data.py folder MY_PICTURES --out runs/data/mine
 
 What img2dataset writes needs no preparation.
 """

@@ -6,6 +6,9 @@ import sys
 from .errors import UserError
 
 
+WRONG_PATHS = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG)
+
+
 def run(main):
     """Call `main()`. A `UserError`, a full disk or Ctrl-C ends in one line instead of a traceback."""
     try:
@@ -19,6 +22,8 @@ def run(main):
             fail("the disk is full: make room and run the same command again; what was finished is kept")
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             fail(f"cannot write or read {error.filename}: permission denied; choose another folder")
+        if isinstance(error, OSError) and error.errno in WRONG_PATHS:
+            fail(f"cannot write to {error.filename2 or error.filename}: {error.strerror.lower()}; choose another path")
         raise
 
 

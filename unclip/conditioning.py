@@ -30,3 +30,9 @@ def text_and_null(text, null_text, device):
 def rows(mask, like):
     """(B,) shaped to broadcast over the rows of `like`."""
     return mask.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def check_share(name, value):
+    """Raises ValueError for a share outside 0..1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}: a share lies between 0 and 1")

@@ -5,7 +5,7 @@ from typing import Literal, Optional
 import torch
 from torch import nn
 
-from .conditioning import drawn, drop_text, rows, text_and_null, text_of
+from .conditioning import check_share, drawn, drop_text, rows, text_and_null, text_of
 from .data.images import to_float
 from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
 from .networks.unet import UNet
@@ -36,7 +36,7 @@ class Decoder(Part):
         ValueError: options that contradict each other.
     """
 
-    edge_layers = ("unet.conv_in", "unet.conv_out", "unet.time_embed", "null_image")
+    edge_layers = ("unet.conv_in", "unet.conv_out", "unet.time_embed")
 
     def __init__(
         self,
@@ -57,7 +57,9 @@ class Decoder(Part):
         spacing: Literal["linspace", "leading", "trailing"] = "trailing",
     ):
         super().__init__()
-        if learned_variance != (vlb_weight > 0):
+        check_share("image_drop", image_drop)
+        check_share("text_drop", text_drop)
+        if learned_variance != (vlb_weight > 0) or vlb_weight < 0:
             raise ValueError(f"learned_variance={learned_variance} needs vlb_weight {'> 0' if learned_variance else '0'}")
         self.image_size, self.image_tokens, self.spacing = image_size, image_tokens, spacing
         self.image_drop, self.text_drop = image_drop, text_drop

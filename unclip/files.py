@@ -1,10 +1,13 @@
-"""Writing that leaves either the whole new file or folder, or what was there before."""
+"""Files: writing that leaves either the whole new one or what was there before; reading lists."""
 
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import UserError
 
 
 @contextmanager
@@ -41,3 +44,13 @@ def new_folder(path):
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+def read_lines(path):
+    """The lines of a file, without empty ones and without remarks: a '#' at the start or after a space, and the rest."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError:
+        raise UserError(f"no file {path}") from None
+    except ValueError:
+        raise UserError(f"{path} is not a text file") from None
+    return [t for t in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if t]

@@ -5,7 +5,7 @@ from typing import Literal, Optional
 import torch
 import torch.nn.functional as F
 
-from .conditioning import drawn, drop_text, text_and_null, text_of
+from .conditioning import check_share, drawn, drop_text, text_and_null, text_of
 from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
 from .networks.prior_transformer import PriorTransformer
 from .part import Part
@@ -26,7 +26,7 @@ class DiffusionPrior(Part):
         spacing: which timesteps a short sampling run visits.
     """
 
-    edge_layers = ("transformer.positions", "transformer.query", "transformer.time_embed", "transformer.out")
+    edge_layers = ("transformer.positions", "transformer.time_embed", "transformer.out")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class DiffusionPrior(Part):
         spacing: Literal["linspace", "leading", "trailing"] = "trailing",
     ):
         super().__init__()
+        check_share("text_drop", text_drop)
         self.text_drop, self.clamp, self.spacing, self.embed_dim = text_drop, clamp, spacing, embed_dim
         self.transformer = PriorTransformer(embed_dim=embed_dim, **transformer)
         self.register_buffer("mean", torch.zeros(embed_dim))
@@ -51,7 +52,7 @@ class DiffusionPrior(Part):
     def set_statistics(self, image_embed):
         """Take mean and standard deviation from the embeddings (N, D) of the training set."""
         self.mean.copy_(image_embed.float().mean(dim=0))
-        self.std.copy_(image_embed.float().std(dim=0).clamp(min=1e-4))
+        self.std.copy_(image_embed.float().std(dim=0, correction=0).clamp(min=1e-4))
 
     def network(self, x_t, t, text_embed, text_states, text_mask):
         """The raw output for noised embeddings (B, D), t (B,) and the captions' encoding."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import read_lines
 
 VOWEL_SOUND = re.compile(r"(?!eu|ew|uni(?!n|m)|us[eu]|ut[ei]|uku|onc?e\b)[aeiou]|hour|honest|heir|x-?ray")
 PLAIN_TEMPLATES = ["a photo of {a}"]
@@ -76,8 +77,8 @@ class ClassCaptions:
                 return cls(**json.loads((folder / "captions.json").read_text(encoding="utf-8")))
             except (ValueError, TypeError):
                 raise UserError(f"{folder / 'captions.json'} is damaged: prepare the data again") from None
-        names = (folder / "classnames.txt").read_text(encoding="utf-8").strip().splitlines()
-        return cls(names=[[n.strip()] for n in names], nouns=[[] for _ in names])
+        names = read_lines(folder / "classnames.txt")
+        return cls(names=[[n] for n in names], nouns=[[] for _ in names])
 
 
 def with_article(name, no_article=()):

@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 import urllib.request
@@ -18,8 +17,9 @@ import yaml
 from PIL import Image
 from tqdm import tqdm
 
+from ..cli import disk_is_full
 from ..errors import UserError
-from ..files import new_file
+from ..files import new_file, read_lines
 from .captions import ClassCaptions
 from .images import to_rgb
 from .shards import Skipped, shard_writer, write_shards
@@ -190,7 +190,10 @@ def metadata_rows(file):
     except ValueError:
         raise UserError(f"{file} is not UTF-8 text: save it as such") from None
     if file.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise UserError(f"{file} is not CSV ({error}): is a quote left open?") from None
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
@@ -246,16 +249,7 @@ def download(url, path, say=print):
             if temporary.stat().st_size < size:
                 raise OSError(f"it ended after {temporary.stat().st_size} of {size} bytes")
     except (OSError, http.client.HTTPException) as error:
+        if disk_is_full(error):
+            raise
         raise UserError(f"cannot download {url} ({error}): fetch it yourself and give it as --source FILE.zip") from None
     return path
-
-
-def read_lines(path):
-    """The lines of a file, without empty ones and without remarks: a '#' at the start or after a space, and the rest."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise UserError(f"no file {path}") from None
-    except ValueError:
-        raise UserError(f"{path} is not a text file") from None
-    return [t for t in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if t]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unclip.diffusion import process
 from unclip.diffusion.denoiser import Prediction
-from unclip.diffusion.schedule import Schedule, broadcast
+from unclip.diffusion.schedule import Schedule
 
 DenoiserFn = Callable[[Tensor, Tensor], Prediction]
 Noise = Callable[[Tensor], Tensor]

@@ -45,6 +45,8 @@ class PriorTransformer(nn.Module):
     def __init__(self, *, embed_dim: int, text_dim: int, text_length: int, width: int, layers: int, heads: int,
                  head_dim: int | None = None, text_embed_dim: int | None = None):
         super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers={layers}: a transformer needs at least one")
         if head_dim is None:
             if width % heads:
                 raise ValueError(f"heads={heads} does not divide width={width}: set head_dim")

@@ -3,7 +3,6 @@
 `.loss(batch, generator=None)` returns (the loss of each sample (B,), its timestep as a fraction of T (B,) or None).
 """
 
-import errno
 import json
 import math
 import random
@@ -95,14 +94,9 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
             sample(model).save(run / "samples" / f"{counters['step']:07d}.png")
 
     def checkpoint():
-        try:
-            with ema.averaged(model):
-                export(model)
-            save_checkpoint(run, model, ema, optimizer, counters, accelerator.scaler)
-        except SafetensorError as error:
-            if "os error 28" in str(error):  # safetensors' own way to say so
-                raise OSError(errno.ENOSPC, "No space left on device", str(run)) from None
-            raise
+        with ema.averaged(model):
+            export(model)
+        save_checkpoint(run, model, ema, optimizer, counters, accelerator.scaler)
 
     size = settings.batch_size * settings.accumulate * accelerator.num_processes
     running, looked, rate = None, 0.0, 0.0
@@ -207,14 +201,18 @@ def make_accelerator(settings, run):
 
         tracker = "tensorboard"
     except ImportError:
+        print('no TensorBoard files: they need pip install -e ".[train]"; log.jsonl has the same figures')
         tracker = None
-    accelerator = Accelerator(
-        cpu=on_cpu(),
-        mixed_precision=settings.precision,
-        gradient_accumulation_steps=settings.accumulate,
-        log_with=tracker,
-        project_dir=str(run),
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu(),
+            mixed_precision=settings.precision,
+            gradient_accumulation_steps=settings.accumulate,
+            log_with=tracker,
+            project_dir=str(run),
+        )
+    except ValueError as error:  # bf16 on a device that has none
+        raise UserError(f"train.precision {settings.precision}: {error}; use --set train.precision=no") from None
     accelerator.init_trackers("tensorboard")
     return accelerator
 

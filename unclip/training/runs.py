@@ -6,6 +6,7 @@ from typing import Optional
 import torch
 from pydantic import Field
 
+from ..conditioning import text_of
 from ..config import Strict, load_config, signature_model
 from ..data.images import grid, to_float, to_pil
 from ..decoder import Decoder
@@ -91,18 +92,17 @@ def train_prior(path, overrides=()):
         settle(config.model.transformer, "text_embed_dim", text.embed.shape[1], "model.transformer", path)
     model = build(DiffusionPrior, config, path, **config.model.model_dump(exclude_none=True))
     source = Source(config, clip, texts=True)
-    model.set_statistics(source.image_embeds())
+    if config.train.init_from is None:  # other weights come with the statistics that they were trained on
+        model.set_statistics(source.image_embeds())
     val = source.validation()
-    begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
+    begin(config)
     train(model, source.training(), val, config, metrics=lambda model: prior_cosine(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "prior"))  # fmt: skip
 
 
 def prior_cosine(prior, batch):
     """Mean cosine of sampled and true image embeddings, and of another picture's, for the captions of a batch."""
-    text = {k: batch[k].to(prior.device) for k in ("text_embed", "text_states", "text_mask")}
-    null = {k: batch[f"null_{k}"].to(prior.device) for k in text}
-    embed = prior.sample(text, null, noise=SeededNoise(range(len(batch["image_embed"]))), num_samples=1)
+    embed = prior.sample(*text_of(batch, prior.device), noise=SeededNoise(range(len(batch["image_embed"]))), num_samples=1)
     true = batch["image_embed"].to(embed)
     cosine = torch.nn.functional.cosine_similarity
     return {"cosine": cosine(embed, true).mean().item(), "cosine_other": cosine(embed, true.roll(1, 0)).mean().item()}
@@ -119,9 +119,7 @@ def train_decoder(path, overrides=()):
     model = build(Decoder, config, path, **config.model.model_dump(exclude_none=True))
     source = Source(config, clip, texts=config.model.text_dim is not None)
     val = source.validation()
-    begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
-    if source.words() is not None:
-        write_vocabulary(config.out, source.words())
+    begin(config, source.words())
     train(model, source.training(), val, config, sample=lambda model: sample_grid(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "decoder"))  # fmt: skip
 
@@ -131,13 +129,22 @@ def sample_grid(decoder, batch):
     embed = batch["image_embed"][:SAMPLES].to(decoder.device)
     texts = []
     if decoder.text_to_tokens is not None:
-        text = {k: batch[k][:SAMPLES].to(decoder.device) for k in ("text_embed", "text_states", "text_mask")}
-        texts = [text, {k: batch[f"null_{k}"].to(decoder.device) for k in text}]
+        text, null_text = text_of(batch, decoder.device)
+        texts = [{k: v[:SAMPLES] for k, v in text.items()}, null_text]
     drawn = to_pil(decoder.sample(embed, *texts, noise=SeededNoise(range(len(embed))), num_inference_steps=25))
     real = to_pil(to_float(batch["image"][:SAMPLES]))
     columns = 8
     rows = [r for k in range(0, len(real), columns) for r in (real[k : k + columns], drawn[k : k + columns])]
     return grid([image for row in rows for image in row], columns, scale=max(1, 96 // decoder.image_size))
+
+
+def begin(config, words=None):
+    """Make the model folder, or see that it fits; the first process does, the others wait for it."""
+    if process().is_main_process:
+        begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
+        if words is not None:
+            write_vocabulary(config.out, words)
+    process().wait_for_everyone()
 
 
 def settle(section, name, value, place, path, origin="the CLIP's"):
@@ -153,8 +160,9 @@ def build(constructor, config, path, *args, **options):
     torch.manual_seed(config.train.seed)
     try:
         return constructor(*args, **options)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+    except Exception as error:  # a nonsensical number can fail in any way
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{path}: these settings make no {constructor.__name__}: {reason}") from None
 
 
 def frozen_clip(config):
