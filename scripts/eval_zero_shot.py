@@ -14,7 +14,7 @@ from unclip import cli
 from unclip.errors import UserError
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket", help="pocket (default), a model or OpenCLIP folder, a hub id, or "
                         "an OpenCLIP name with --pretrained")  # fmt: skip
@@ -31,12 +31,15 @@ def main():
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="the classes to choose from, with --image")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
     parser.add_argument("--batch-size", type=int, default=100)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     if bool(args.data) == bool(args.image):
         raise UserError("give either --data DIR, or --image FILE with --classes NAME ...")
     if args.classes and not args.image:
         raise UserError("--classes goes with --image; class names of a data folder are given by --classnames FILE")
+    for name in ("split", "classnames", "json", "confusion", "max_images", "batch_size"):
+        if args.image and getattr(args, name) != parser.get_default(name):
+            raise UserError(f"--{name.replace('_', '-')} goes with --data: leave it out beside --image")
 
     from unclip.evaluation.zero_shot import classify, evaluate
 

@@ -12,8 +12,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from unclip.clip import FrozenCLIP, build_clip, clip_tokenizer, import_open_clip, refusals, save_clip, token_mask
-from unclip.data.images import to_float, to_uint8
+from unclip.clip import (
+    FrozenCLIP,
+    build_clip,
+    clip_tokenizer,
+    import_open_clip,
+    model_name,
+    refusals,
+    save_clip,
+    token_mask,
+)
+from unclip.data.images import decode, to_float, to_uint8
 from unclip.errors import UserError
 
 open_clip = import_open_clip()
@@ -278,11 +287,17 @@ def test_squash_is_honoured(simple, tmp_path):
     config["preprocess_cfg"]["resize_mode"] = "squash"
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     (tmp_path / "open_clip_model.safetensors").write_bytes((simple / "open_clip_model.safetensors").read_bytes())
+    wide.save(tmp_path / "wide.png")
+    encoded = (tmp_path / "wide.png").read_bytes()
     for folder in (simple, tmp_path):
         model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
         with torch.no_grad():
             expected = model.eval().encode_image(preprocess(wide)[None])
-        torch.testing.assert_close(FrozenCLIP(folder).encode_image([wide]), expected, rtol=1e-4, atol=1e-5)
+        clip = FrozenCLIP(folder)
+        torch.testing.assert_close(clip.encode_image([wide]), expected, rtol=1e-4, atol=1e-5)
+        from_shard = to_float(decode(encoded, 32, clip.squash))[None]
+        torch.testing.assert_close(clip.encode_image(from_shard), expected, rtol=1e-4, atol=1e-5)
+    assert FrozenCLIP(simple).fingerprint() != clip.fingerprint()  # the same weights see another picture
 
 
 def test_a_tag_trained_with_quick_gelu_gets_it(monkeypatch, simple):
@@ -297,6 +312,66 @@ def test_a_tag_trained_with_quick_gelu_gets_it(monkeypatch, simple):
     kind = open_clip.transformer.QuickGELU
     assert any(isinstance(m, kind) for m in quick.model.transformer.modules())
     assert not any(isinstance(m, kind) for m in plain.model.transformer.modules())
+
+
+@pytest.fixture
+def pickles(simple, tmp_path, monkeypatch):
+    """Weights that OpenCLIP would unpickle: a folder's, and those of a hub that has no safetensors."""
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_bytes((simple / "open_clip_config.json").read_bytes())
+    torch.save(load_file(simple / "open_clip_model.safetensors"), folder / "open_clip_pytorch_model.bin")
+
+    def download(repo_id, filename, **_):
+        if not (folder / filename).is_file():
+            raise FileNotFoundError(filename)
+        return str(folder / filename)
+
+    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", download)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", OWN["clip"])
+    tags = {"hub": {"hf_hub": "a/b/"}, "address": {"url": "https://example.com/weights.pt"}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", tags)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("unpickled"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name, pretrained", [("tiny", "hub"), ("tiny", "address"), ("hf-hub:a/b", None), ("folder", None)]
+)
+def test_weights_that_come_as_a_pickle_are_refused(pickles, simple, monkeypatch, name, pretrained):
+    def download(*args, **kwargs):
+        pytest.fail("downloaded")
+
+    monkeypatch.setattr(open_clip.pretrained.urllib.request, "urlopen", download)
+    if name == "folder":  # OpenCLIP prefers the pickle's name to this one
+        (pickles / "model.safetensors").write_bytes((simple / "open_clip_model.safetensors").read_bytes())
+    reader = open_clip.factory.load_checkpoint
+    with pytest.raises(UserError, match="only safetensors are read") as caught:
+        FrozenCLIP(pickles if name == "folder" else name, pretrained)
+    assert "\n" not in str(caught.value)
+    assert open_clip.factory.load_checkpoint is reader  # put back
+
+
+@pytest.mark.parametrize("name, pretrained", [("tiny", "hub"), ("hf-hub:a/b", None), ("folder", None)])
+def test_safetensors_beside_a_pickle_are_read(pickles, simple, name, pretrained):
+    (pickles / "open_clip_model.safetensors").write_bytes((simple / "open_clip_model.safetensors").read_bytes())
+    clip = FrozenCLIP(pickles if name == "folder" else name, pretrained)
+    assert clip.fingerprint() == FrozenCLIP(simple).fingerprint()
+
+
+def test_a_folder_with_a_pickle_and_some_other_safetensors_is_unfinished(pickles):
+    save_file({"mean": torch.zeros(3)}, pickles / "statistics.safetensors")
+    with pytest.raises(UserError, match="lacks open_clip_model.safetensors or model.safetensors"):
+        FrozenCLIP(pickles)
+
+
+def test_openais_weights_are_looked_for_as_safetensors():
+    """Their old address gives pickles; OpenCLIP must find them on the hub."""
+    names = open_clip.list_pretrained_models_by_tag("openai")
+    assert "ViT-L-14" in names
+    for name in names:
+        assert open_clip.get_pretrained_cfg(name, "openai")["hf_hub"].endswith("/")
+    assert model_name("ViT-L-14", "openai") == "ViT-L-14"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unclip.clip import FrozenCLIP, import_open_clip
-from unclip.contrastive import MAX_LOGIT_SCALE, PIXEL_STATS, ContrastiveCLIP, contrastive_loss
+from unclip.contrastive import PIXEL_STATS, ContrastiveCLIP, contrastive_loss
 
 CONFIG = {
     "embed_dim": 16,
@@ -93,18 +93,38 @@ def test_the_batch_key_concept_decides_the_positives(model):
     assert not torch.allclose(per_pair, model.loss({**batch, "concept": list("abcd")})[0])
 
 
-def test_the_temperature_is_bounded_in_the_loss(model):
-    model.eval()
+@pytest.mark.parametrize("value, bound", [(9.0, math.log(100)), (-2.0, 0.0)])
+def test_the_temperature_itself_is_bounded_and_keeps_its_gradient(tmp_path, value, bound):
+    torch.manual_seed(0)
+    model = ContrastiveCLIP(CONFIG).train()
     batch = {"image": pictures(3), "caption": ["a dog", "an ox", "a bus"], "concept": [0, 1, 2]}
-    before = model.clip.logit_scale.data.clone()
-    try:
-        losses = []
-        for value in (math.log(MAX_LOGIT_SCALE), 9.0):
-            model.clip.logit_scale.data.fill_(value)
-            losses.append(model.loss(batch)[0])
-        torch.testing.assert_close(*losses)
-    finally:
-        model.clip.logit_scale.data.copy_(before)
+    scale = model.clip.logit_scale
+    scale.data.fill_(value)
+    model.eval().loss(batch)
+    assert scale.item() == value  # to look at a model does not change it
+    loss = model.train().loss(batch)[0].mean()
+    assert scale.item() == pytest.approx(bound)
+    (gradient,) = torch.autograd.grad(loss, scale)
+    assert gradient.abs() > 1e-6
+    scale.data.fill_(value)  # the last step of a training leads beyond
+    model.save(tmp_path / "clip", model.state_dict())
+    assert FrozenCLIP(tmp_path / "clip").model.logit_scale.item() == pytest.approx(bound, abs=2e-3)  # half precision
+    assert scale.item() == value
+
+
+def test_a_temperature_within_the_bounds_is_left_alone(model):
+    before = model.clip.logit_scale.item()
+    model.train().loss({"image": pictures(2), "caption": ["a dog", "an ox"], "concept": [0, 1]})
+    assert model.clip.logit_scale.item() == before == pytest.approx(math.log(1 / 0.07))
+
+
+@pytest.mark.parametrize(
+    "key, value", [("hf_tokenizer_name", "a/b"), ("hf_model_name", "a/b"), ("tokenizer_kwargs", {"clean": "lower"})]
+)
+def test_a_config_with_another_tokenizer_is_refused(key, value):
+    """OpenCLIP would load the trained folder with that tokenizer, but the training used CLIP's."""
+    with pytest.raises(ValueError, match=f"^text_cfg.{key}: .*leave it out$"):
+        ContrastiveCLIP({**CONFIG, "text_cfg": {**CONFIG["text_cfg"], key: value}})
 
 
 def test_training_learns_to_tell_captions_apart():

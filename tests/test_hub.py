@@ -8,7 +8,8 @@ import torch
 
 from unclip import hub
 from unclip.clip import build_clip, save_clip
-from unclip.errors import UserError
+from unclip.errors import UserError, first_line
+from unclip.model_index import read_index
 
 CONFIG = {
     "embed_dim": 16,
@@ -74,6 +75,9 @@ def test_the_clip_of_a_model(model, tmp_path):
         ("{", "is damaged"),
         ("{}", "is damaged"),
         ('{"clip": "clip"}', "is damaged"),
+        ('{"clip": {"name": "clip"}}', "is damaged"),
+        ('{"clip": {"name": 5, "unit_variance": true}}', "is damaged"),
+        ('{"clip": {"name": "clip", "unit_variance": "yes"}}', "is damaged"),
         (json.dumps(index), "has no clip"),
         (json.dumps({"clip": {**index["clip"], "name": "ViT-B32"}}), "did you mean 'ViT-B-32'"),
     ]:
@@ -83,3 +87,22 @@ def test_the_clip_of_a_model(model, tmp_path):
             (tmp_path / "model_index.json").write_text(broken)
         with pytest.raises(UserError, match=says):
             hub.load_clip(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"clip": {"name": "clip"}}'])
+def test_a_bad_index_is_told_alike_by_the_clip_and_by_the_whole_model(tmp_path, content):
+    if content:
+        (tmp_path / "model_index.json").write_text(content)
+    said = []
+    for reader in (hub.load_clip, read_index):
+        with pytest.raises(UserError) as caught:
+            reader(tmp_path)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_first_line():
+    assert first_line(ValueError("\n  one \n\n two\nthree")) == "one"
+    assert first_line(ValueError("\n  one \n\n two\nthree"), 2) == "one two"
+    assert first_line(KeyError()) == first_line(KeyError(), 2) == "KeyError"
+    assert len(first_line(ValueError("x" * 1000))) == 300

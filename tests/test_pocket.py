@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import unclip
-from unclip.data.prepare import ZERO_SHOT_TEMPLATES, read_lines
+from unclip.data.prepare import read_lines
 from unclip.hub import POCKET
-from unclip.zero_shot import ZeroShotClassifier
+from unclip.zero_shot import TEMPLATES, ZeroShotClassifier
 
 MEGABYTE = 2**20
 
@@ -55,7 +55,7 @@ def test_a_prompt_longer_than_the_context_is_cut_and_drawn(pocket):
 
 
 def test_no_two_concepts_are_the_same_to_its_clip(pocket, concepts):
-    weights = ZeroShotClassifier(pocket.clip, concepts, ZERO_SHOT_TEMPLATES).weights
+    weights = ZeroShotClassifier(pocket.clip, concepts, TEMPLATES).weights
     assert (weights @ weights.T - torch.eye(len(concepts))).max() < 0.99
 
 
@@ -67,7 +67,7 @@ def drawn(pocket, concepts):
 
 def test_its_pictures_are_what_the_prompt_says(pocket, concepts, drawn):
     """Far above chance (1 in 32): a decoder or a prior that ignores its condition cannot pass."""
-    classifier = ZeroShotClassifier(pocket.clip, concepts, ZERO_SHOT_TEMPLATES)
+    classifier = ZeroShotClassifier(pocket.clip, concepts, TEMPLATES)
     scores = classifier.evaluate([(images, [k] * len(images)) for k, images in enumerate(drawn.values())])
     assert scores.top1 > 0.4, Counter({concepts[k]: r for k, r in scores.recalls.items()})
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ from unclip.clip import FrozenCLIP, TextEncoding, build_clip, import_open_clip, 
 from unclip.data.shards import write_shards
 from unclip.errors import UserError
 from unclip.evaluation.confusion import confusion_image
-from unclip.evaluation.zero_shot import labelled_batches, read_image
+from unclip.evaluation import zero_shot
+from unclip.evaluation.outputs import output_file
+from unclip.evaluation.zero_shot import labelled_batches, read_image, templates_of
+from unclip.zero_shot import TEMPLATES as DEFAULT_TEMPLATES
 from unclip.zero_shot import Scores, ZeroShotClassifier, fill
 
 REPO = Path(__file__).resolve().parents[1]
@@ -179,6 +183,60 @@ def test_batches_skip_and_count_what_is_broken(data):
     assert sum(len(labels) for _, labels in labelled_batches(data, "test", 32, 4, 5, Skipped())) == 5
 
 
+def test_pictures_are_squashed_where_the_clip_was_trained_so(folder, data, tmp_path, monkeypatch, run_script):
+    from unclip.data.shards import Skipped, find_shards, image_bytes, read_samples
+
+    squashing = tmp_path / "squashing"
+    shutil.copytree(folder, squashing)
+    config = json.loads((squashing / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["resize_mode"] = "squash"
+    (squashing / "open_clip_config.json").write_text(json.dumps(config))
+    sample = next(iter(read_samples(find_shards(data, "test"), Skipped())))
+    whole = Image.open(io.BytesIO(image_bytes(sample)))  # 36 by 40
+    expected = torch.from_numpy(np.array(whole.resize((32, 32), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    seen = []
+
+    def spy(*args):
+        for images, labels in labelled_batches(*args):
+            seen.append(((images[0] + 1) * 127.5).round().to(torch.uint8))
+            yield images, labels
+
+    monkeypatch.setattr(zero_shot, "labelled_batches", spy)
+    for clip in (squashing, folder):
+        code, _, err = run_script("eval_zero_shot", "--model", clip, "--data", data, "--device", "cpu")
+        assert code == 0, err
+    assert len(seen) == 2
+    assert torch.equal(seen[0], expected) and not torch.equal(seen[1], expected)
+
+
+def test_default_templates_give_names_their_article(tmp_path):
+    assert templates_of(tmp_path) == list(DEFAULT_TEMPLATES)
+    prompts = [fill(template, "elephant") for template in DEFAULT_TEMPLATES]
+    assert "a photo of an elephant." in prompts and len(set(prompts)) == len(prompts)
+    assert not any("a elephant" in prompt for prompt in prompts)
+
+
+def test_output_files(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert output_file(None, "--json") is None
+    assert output_file(str(file), "--json") == file  # to be replaced
+    assert output_file(tmp_path / "new" / "deep" / "x.json", "--json").name == "x.json"
+    assert not (tmp_path / "new").exists()
+    for path, says in ((tmp_path, "is a folder: name a file"), (file / "x.json", "is a file, and holds no other")):
+        with pytest.raises(UserError, match=f"^--json {path}.* {says}"):
+            output_file(path, "--json")
+
+
+@pytest.mark.parametrize("option", ["--json", "--grid"])
+def test_drawing_looks_at_its_output_paths_before_it_loads_a_model(run_script, tmp_path, option):
+    (tmp_path / "concepts.txt").write_text("dog\nox\n")
+    code, _, err = run_script(
+        "evaluate", "--model", tmp_path / "no", "--concepts", tmp_path / "concepts.txt", option, tmp_path
+    )
+    assert code == 2 and len(err) == 1 and f"{option} {tmp_path} is a folder" in err[0]
+
+
 @pytest.mark.parametrize("classes, cell", [(3, 40), (50, 20), (200, 13)])
 def test_confusion_picture(classes, cell):
     """The shade of a cell is its share of its row; rows are what is shown, columns what it was called."""
@@ -265,6 +323,15 @@ def test_bad_input_ends_in_one_line(folder, data, tmp_path, capsys, monkeypatch)
         ("give either --data DIR, or --image FILE", []),
         ("give either --data DIR, or --image FILE", [*on_data, "--image", picture]),
         ("--image needs the classes", on_image),
+        ("--json goes with --data", [*on_image, "--classes", "dog", "--json", tmp_path / "s.json"]),
+        ("--confusion goes with --data", [*on_image, "--classes", "dog", "--confusion", tmp_path / "c.png"]),
+        ("--split goes with --data", [*on_image, "--classes", "dog", "--split", "train"]),
+        ("--classnames goes with --data", [*on_image, "--classes", "dog", "--classnames", text]),
+        ("--max-images goes with --data", [*on_image, "--classes", "dog", "--max-images", "3"]),
+        ("--batch-size goes with --data", [*on_image, "--classes", "dog", "--batch-size", "3"]),
+        ("is a folder: name a file", ["--model", tmp_path / "no", "--data", data, "--json", tmp_path]),
+        ("is a folder: name a file", ["--model", tmp_path / "no", "--data", data, "--confusion", tmp_path]),
+        ("is a file, and holds no other", ["--model", tmp_path / "no", "--data", data, "--json", text / "x.json"]),
         ("--classes goes with --image", [*on_data, "--classes", "dog"]),
         ("no data folder", ["--model", folder, "--data", tmp_path / "no"]),
         ("has no split 'train': it has test", [*on_data, "--split", "train"]),
@@ -284,9 +351,8 @@ def test_bad_input_ends_in_one_line(folder, data, tmp_path, capsys, monkeypatch)
         ("cannot read the picture", ["--model", folder, "--image", cut, "--classes", "dog"]),
         ("none of them empty", [*on_image, "--classes", "dog", ""]),
     ]:
-        monkeypatch.setattr(sys, "argv", ["eval_zero_shot.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            cli.run(eval_zero_shot.main)
+            cli.run(lambda: eval_zero_shot.main([str(a) for a in arguments]))
         lines = capsys.readouterr().err.rpartition("\r")[2].strip().splitlines()
         assert end.value.code == 2 and says in lines[-1] and lines[-1].startswith("error: "), (says, lines)
         assert len(lines) == 1, lines

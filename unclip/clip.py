@@ -19,8 +19,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from .errors import UserError, nearest
+from .errors import UserError, first_line, nearest
 from .files import new_folder
+
+
+FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
 
 
 def import_open_clip():
@@ -73,7 +76,7 @@ class FrozenCLIP(nn.Module):
         unit_variance: see the module's convention.
 
     Raises:
-        UserError: no such model or weights, or an unfinished folder.
+        UserError: no such model or weights, an unfinished folder, or weights that come as a pickle.
     """
 
     def __init__(self, name, pretrained=None, *, unit_variance=False, device="cpu"):
@@ -83,10 +86,12 @@ class FrozenCLIP(nn.Module):
         # OpenCLIP only warns where the weights of a tag were trained with another activation than the architecture
         # of that name has (every "openai" tag), and computes something slightly wrong.
         quick_gelu = bool(pretrained) and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
-        with refusals(f"CLIP {name} {pretrained or ''}".strip()):
+        what = f"CLIP {name} {pretrained or ''}".strip()
+        with refusals(what), safetensors_only(what):
             model = open_clip.create_model(
-                name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True
-            )
+                name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True,
+                pretrained_text=False,  # no weights of a text tower alone in the place of missing ones
+            )  # fmt: skip
             tokenizer = open_clip.get_tokenizer(name)
         # Held in a tuple, torch neither lists its weights as parameters nor saves them; `_apply` below moves them.
         self._held = (model.eval().requires_grad_(False), tokenizer)
@@ -192,8 +197,10 @@ class FrozenCLIP(nn.Module):
         return (F.normalize(embed.float(), dim=-1) * embed.shape[-1] ** 0.5).to(embed.dtype)
 
     def fingerprint(self):
-        """Ten hex digits that say which weights these are (and which convention): names the embedding caches."""
+        """Ten hex digits that say which weights these are (and which conventions): names the embedding caches."""
         digest = hashlib.sha256(str(self.unit_variance).encode())
+        if self.squash:
+            digest.update(b"squash")  # another view of the same pictures
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.flatten()[:: max(1, value.numel() // 256)].float().cpu().numpy().tobytes())
@@ -213,8 +220,8 @@ def model_name(name, pretrained=None):
     if path.is_dir():
         if not (path / "open_clip_config.json").is_file():
             raise UserError(f"the CLIP folder {path} is unfinished: it lacks open_clip_config.json")
-        if not any(path.glob("*.safetensors")):
-            raise UserError(f"the CLIP folder {path} is unfinished: it lacks open_clip_model.safetensors")
+        if not any((path / weights).is_file() for weights in FOLDER_WEIGHTS):
+            raise UserError(f"the CLIP folder {path} is unfinished: it lacks {' or '.join(FOLDER_WEIGHTS)}")
         name = f"local-dir:{path}"
     elif name.startswith("local-dir:"):
         raise UserError(f"no CLIP folder {path}: train one with scripts/train_clip.py")
@@ -225,6 +232,9 @@ def model_name(name, pretrained=None):
             wrong = f"no weights {pretrained!r}{nearest(pretrained, tags)}" if pretrained else "no weights named"
             choice = f"its tags are {', '.join(tags)}" if tags else "it has no tags: give a .safetensors file"
             raise UserError(f"CLIP {architecture}: {wrong}; {choice}")
+        tag = {} if file else open_clip.get_pretrained_cfg(architecture, pretrained)
+        if tag.get("url") and not tag.get("hf_hub"):  # before a pickle is downloaded for nothing
+            refuse_pickle(tag["url"], f"CLIP {architecture} {pretrained}")
         return architecture
     elif not name.startswith("hf-hub:"):
         raise UserError(
@@ -237,6 +247,32 @@ def model_name(name, pretrained=None):
 
 
 @contextlib.contextmanager
+def safetensors_only(what):
+    """While it lasts, OpenCLIP reads no weights but safetensors.
+
+    It takes safetensors where it finds them, and falls back to a pickle in silence: on the hub, at an address, and in
+    a folder where the pickle has the name that it prefers. (Its "openai" tags are safetensors on the hub.)
+    """
+    factory = import_open_clip().factory
+    load_checkpoint = factory.load_checkpoint
+
+    def guarded(model, checkpoint_path, *args, **kwargs):
+        refuse_pickle(checkpoint_path, what)
+        return load_checkpoint(model, checkpoint_path, *args, **kwargs)
+
+    factory.load_checkpoint = guarded
+    try:
+        yield
+    finally:
+        factory.load_checkpoint = load_checkpoint
+
+
+def refuse_pickle(file, what):
+    if not str(file).endswith(".safetensors"):
+        raise UserError(f"{what} comes as {file}, but only safetensors are read: choose other weights, or remove it")
+
+
+@contextlib.contextmanager
 def refusals(what):
     """OpenCLIP's many ways to fail, as one line that names the model; its log lines are kept from the screen."""
     disabled, handlers = logging.root.manager.disable, logging.root.handlers[:]
@@ -246,8 +282,7 @@ def refusals(what):
     except UserError:
         raise
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"cannot load {what}: {reason}") from error
+        raise UserError(f"cannot load {what}: {first_line(error)}") from error
     finally:
         logging.disable(disabled)
         logging.root.handlers[:] = handlers  # `logging.info`, as OpenCLIP calls it, sets up a handler

@@ -1,5 +1,7 @@
 """Contrastive pre-training of a CLIP (Radford et al. 2021, section 2.3 and figure 3)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,6 +12,8 @@ from .data.images import to_float
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
 PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MAX_LOGIT_SCALE = 100.0
+# of an architecture's text_cfg: what makes OpenCLIP load another tokenizer than the one this trains with
+OTHER_TOKENIZER = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")
 
 
 def contrastive_loss(image_embed, text_embed, logit_scale, concepts=None):
@@ -48,10 +52,16 @@ class ContrastiveCLIP(nn.Module):
         train_size: the side that crops are scaled to; None: the largest. Small ones train faster; the last part of a
             training should have the size of whole pictures, for which the image tower is meant.
         low_resolution: share of pictures shrunk to half the size and back, so that small pictures are known too.
+
+    Raises:
+        ValueError: the config asks for another tokenizer than CLIP's own.
     """
 
     def __init__(self, config, crop=None, train_size=None, low_resolution=0.0):
         super().__init__()
+        for key in OTHER_TOKENIZER:
+            if config["text_cfg"].get(key):
+                raise ValueError(f"text_cfg.{key}: a CLIP is trained with CLIP's own tokenizer alone: leave it out")
         self.config, self.crop, self.train_size, self.low_resolution = config, crop, train_size, low_resolution
         self.clip = build_clip(config)
         self.context_length = config["text_cfg"].get("context_length", 77)
@@ -65,6 +75,8 @@ class ContrastiveCLIP(nn.Module):
 
     def loss(self, batch, generator=None):
         """Loss of each pair, (B,), and None for its timestep. batch: image uint8 (B, 3, S, S), caption, concept."""
+        if self.training:
+            self.bound_temperature()
         images = to_float(batch["image"].to(self.pixel_stats.device))
         tokens = self.tokenizer(batch["caption"]).to(self.pixel_stats.device)
         if self.training:
@@ -74,8 +86,13 @@ class ContrastiveCLIP(nn.Module):
         out = self.clip(images.contiguous(memory_format=torch.channels_last), tokens)
         image_embed, text_embed, logit_scale = out[:3] if isinstance(out, tuple) else (
             out["image_features"], out["text_features"], out["logit_scale"])  # fmt: skip
-        scale = logit_scale.clamp(max=MAX_LOGIT_SCALE)
-        return contrastive_loss(image_embed.float(), text_embed.float(), scale, batch["concept"]), None
+        return contrastive_loss(image_embed.float(), text_embed.float(), logit_scale, batch["concept"]), None
+
+    @torch.no_grad()
+    def bound_temperature(self):
+        """Keep the learned scale of the logits within 1..100 (section 2.5). The parameter itself: a bound on what the
+        loss reads of it would leave it without a gradient beyond, and saved as it is."""
+        self.clip.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
 
     def augment(self, images):
         """(B, 3, S, S) -> (B, 3, S', S'): for a share of the pictures half the resolution, and random crops.
@@ -102,6 +119,8 @@ class ContrastiveCLIP(nn.Module):
         """Write an OpenCLIP folder from a state (this module's own, or its EMA)."""
         prefix = self.exported_prefix
         tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        # the last step came after the last bound
+        tensors["logit_scale"] = tensors["logit_scale"].clamp(0, math.log(MAX_LOGIT_SCALE))
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         save_clip(tensors, self.config, PIXEL_STATS, folder)
 

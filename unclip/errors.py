@@ -11,3 +11,9 @@ def nearest(word, known):
     """' (did you mean X?)' for the known word nearest to `word`, or '' where none is near."""
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def first_line(error, count=1):
+    """The message of any error as one line: the first `count` of its lines that are not empty, or else its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:count])[:300] if lines else type(error).__name__

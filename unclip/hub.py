@@ -1,12 +1,11 @@
 """Where models are: what ships ("pocket"), a local folder, or a Hugging Face hub id."""
 
 import errno
-import json
 import re
 from pathlib import Path
 
-from .errors import UserError
-from .model_index import INDEX
+from .errors import UserError, first_line
+from .model_index import INDEX, read_clip_entry
 
 POCKET = Path(__file__).resolve().parents[1] / "data" / "pocket"
 
@@ -33,8 +32,9 @@ def model_folder(name):
     except Exception as error:  # the many ways of a network to fail
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"no folder {name}, and it cannot be fetched from the Hugging Face hub: {reason}") from error
+        raise UserError(
+            f"no folder {name}, and it cannot be fetched from the Hugging Face hub: {first_line(error)}"
+        ) from error
 
 
 def load_clip(folder, device="cpu"):
@@ -45,18 +45,12 @@ def load_clip(folder, device="cpu"):
     """
     from .clip import FrozenCLIP
 
-    folder = Path(folder)
-    try:
-        entry = json.loads((folder / INDEX).read_text(encoding="utf-8"))["clip"]
-        name, pretrained, unit_variance = entry["name"], entry.get("pretrained"), bool(entry["unit_variance"])
-    except OSError:
-        raise UserError(f"{folder} is no model: it lacks {INDEX}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder / INDEX} is damaged: copy or train the model again") from None
+    folder, entry = Path(folder), read_clip_entry(folder)
+    name = entry["name"]
     if name == "clip" and not (folder / name).is_dir():
         raise UserError(f"the model {folder} has no clip: copy it again, or train one with scripts/train_clip.py")
     source = folder / name if (folder / name).is_dir() else name
-    return FrozenCLIP(source, pretrained, unit_variance=unit_variance, device=device)
+    return FrozenCLIP(source, entry["pretrained"], unit_variance=entry["unit_variance"], device=device)
 
 
 def any_clip(name, pretrained=None, device="cpu"):

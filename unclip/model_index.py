@@ -16,7 +16,7 @@ PARTS = {"prior": "scripts/train_prior.py", "decoder": "scripts/train_decoder.py
 
 
 def read_index(folder):
-    """The index of a model folder: {"clip": which CLIP, see `hub.load_clip`, "defaults": fields of `Settings`}.
+    """The index of a model folder: {"clip": as `read_clip_entry` returns it, "defaults": fields of `Settings`}.
 
     Raises:
         UserError: no index, one that is cut off, or a part that is missing; says what to do.
@@ -29,11 +29,23 @@ def read_index(folder):
     return index
 
 
+def read_clip_entry(folder):
+    """Which CLIP a model has, also one that lacks parts: {"name", "pretrained" (None for folders), "unit_variance"}.
+
+    Raises:
+        UserError: no index, or one that is cut off.
+    """
+    return _read(Path(folder))["clip"]
+
+
 def _read(folder):
     """The index, of a model that may still lack parts."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return {"clip": dict(index["clip"]), "defaults": dict(index.get("defaults", {}))}
+        clip = {"pretrained": None, **index["clip"]}
+        if not isinstance(clip["name"], str) or not isinstance(clip["unit_variance"], bool):
+            raise TypeError("the CLIP's name is a string, its convention a bool")
+        return {"clip": clip, "defaults": dict(index.get("defaults", {}))}
     except OSError:
         raise UserError(f"{folder} is no model: it lacks {INDEX}; train one, or use --model pocket") from None
     except (ValueError, KeyError, TypeError, AttributeError):

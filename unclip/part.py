@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .errors import UserError, nearest
+from .errors import UserError, first_line, nearest
 from .files import new_file
 from .hub import model_folder
 
@@ -39,8 +39,8 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
             part.load_state_dict(load_file(folder / WEIGHTS))
         except SafetensorError as error:
             raise UserError(f"{folder / WEIGHTS} is damaged ({error}): copy or train it again") from None
-        except RuntimeError as error:
-            raise UserError(f"{folder / WEIGHTS} does not fit its {CONFIG}: {first_lines(error)}") from None
+        except RuntimeError as error:  # torch names the weights from the second line on
+            raise UserError(f"{folder / WEIGHTS} does not fit its {CONFIG}: {first_line(error, 2)}") from None
         return part.eval()
 
     @classmethod
@@ -57,7 +57,7 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
         try:
             return cls(**config)
         except Exception as error:  # a file's values can be wrong in any way
-            raise UserError(f"{path} describes no {cls.__name__}: {first_lines(error)}") from error
+            raise UserError(f"{path} describes no {cls.__name__}: {first_line(error, 2)}") from error
 
     def save(self, folder, dtype=torch.float16):
         """Write config and weights, in `dtype` (None: as they are). The files that were there stay until both are
@@ -80,9 +80,3 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
     @property
     def dtype(self):
         return next(self.parameters()).dtype
-
-
-def first_lines(error):
-    """An error's message as one line; of torch's, which names the keys from the second line on, the first two."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__

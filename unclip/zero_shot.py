@@ -9,6 +9,11 @@ from .data.captions import with_article
 from .errors import UserError
 
 PLACEHOLDERS = ("{c}", "{}", "{a}")
+# Prompts where the data bring none; see `fill`.
+TEMPLATES = (
+    "a photo of {a}.", "a picture of {a}.", "a good photo of {a}.", "a small photo of {a}.", "a photo of the {}.",
+    "{a}.", "{}",
+)  # fmt: skip
 
 
 def fill(template, name, no_article=()):

@@ -1,12 +1,13 @@
 import pytest
 import torch
+from PIL import Image
 
-from unclip.data.embeddings import attach_embeddings, read_embeddings
+from unclip.data.embeddings import attach_embeddings, embed_shard, read_embeddings
 from unclip.data.images import to_float
 from unclip.data.table import load_table
 
 from .clips import RampClip
-from .pictures import Lines, captioned_tar, png, write_tar
+from .pictures import Lines, captioned_tar, encoded, png, write_tar
 
 
 @pytest.fixture
@@ -57,6 +58,17 @@ def test_samples_that_are_skipped_do_not_shift_the_others(tmp_path):
     assert table.keys == ["c"]
     assert table.image_embed[0, 0, 2].item() == pytest.approx(77 / 127.5 - 1, abs=2e-3)
     assert set(read_embeddings(tmp_path / "0.tar", "ramp")) == {"b", "c"}
+
+
+def test_a_wide_picture_is_squashed_where_the_clip_was_trained_so(tmp_path):
+    wide = Image.new("RGB", (24, 8))
+    wide.paste("white", (0, 0, 8, 8))  # the left third, which a crop to the centre leaves out
+    shard, clip = write_tar(tmp_path / "0.tar", [("a.png", encoded(wide)), ("a.txt", b"x")]), RampClip()
+    assert embed_shard(shard, clip)[1][0, 0].tolist() == [-1, -1, -1]
+    clip.squash = True
+    (left, right, whole), (mirrored, *_) = embed_shard(shard, clip)[1][0].tolist()
+    assert left == pytest.approx(1 / 3, abs=0.05) and right == pytest.approx(-1, abs=0.05)  # 2.67 of 4 columns white
+    assert mirrored == right
 
 
 def test_a_disk_that_takes_nothing_is_said_once_a_shard(folder, monkeypatch):

@@ -70,7 +70,7 @@ def embed_shard(shard, clip, batch_size=256):
 
     for sample in tqdm(read_samples([shard], skipped), desc=f"CLIP embeddings of {Path(shard).name}", unit="images"):
         try:
-            images.append(decode(image_bytes(sample), clip.image_size))
+            images.append(decode(image_bytes(sample), clip.image_size, clip.squash))
         except Exception as error:  # whoever reads the shard for training skips and reports it
             skipped(error)
             continue

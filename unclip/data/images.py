@@ -7,14 +7,18 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 
-def decode(content, size):
-    """Encoded bytes -> uint8 tensor (3, size, size): RGB, resized (antialiased), cropped to the centre square."""
+def decode(content, size, squash=False):
+    """Encoded bytes -> uint8 tensor (3, size, size): RGB, resized (antialiased), cropped to the centre square.
+
+    squash: resize the whole picture to a square instead, as `FrozenCLIP.squash` says.
+    """
     image = Image.open(io.BytesIO(content))
     image.draft("RGB", (size, size))
-    return to_uint8(square(to_rgb(image), size))
+    image = to_rgb(image)
+    return to_uint8(image.resize((size, size), Image.Resampling.BICUBIC) if squash else square(image, size))
 
 
 def read_image(path):
@@ -29,8 +33,7 @@ def read_image(path):
         with Image.open(path) as image:
             return to_rgb(image)
     except Exception as error:  # PIL's many ways to fail on a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read the picture {path} ({reason}): give a PNG, JPEG or WebP file") from None
+        raise UserError(f"cannot read the picture {path} ({first_line(error)}): give a PNG, JPEG or WebP file") from None
 
 
 def to_rgb(image):

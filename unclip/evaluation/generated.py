@@ -2,17 +2,17 @@
 
 import json
 import math
-from pathlib import Path
 
 from tqdm import tqdm
 
 from ..cli import device_of
 from ..data.images import grid
-from ..data.prepare import ZERO_SHOT_TEMPLATES, read_lines
+from ..data.prepare import read_lines
 from ..errors import UserError
 from ..files import new_file
 from ..hub import any_clip
-from ..zero_shot import ZeroShotClassifier
+from ..zero_shot import TEMPLATES, ZeroShotClassifier, fill
+from .outputs import output_file
 
 PROMPT = "a photo of {a}"
 
@@ -28,16 +28,16 @@ def draw_and_name(model, concepts, num_images, seed, settings, judge, pretrained
         UserError: bad input; says what to do.
     """
     from ..pipeline import UnCLIP
-    from ..zero_shot import fill
 
     names = read_lines(concepts)
     if len(names) < 2 or num_images < 1:
         raise UserError("an evaluation needs at least two concepts and one picture")
+    json_file, grid_file = output_file(json_file, "--json"), output_file(grid_file, "--grid")
     device = device_of(device)
     model_name, model = model, UnCLIP.from_pretrained(model, device=device)
     settings = model.settings(**settings)
     clip = any_clip(judge, pretrained, device) if judge else model.clip
-    classifier = ZeroShotClassifier(clip, names, ZERO_SHOT_TEMPLATES)
+    classifier = ZeroShotClassifier(clip, names, TEMPLATES)
     each = math.ceil(num_images / len(names))
     pictures, batches = [], []
     for label, name in enumerate(tqdm(names, desc="drawing", unit="concept", leave=False)):
@@ -60,7 +60,7 @@ def draw_and_name(model, concepts, num_images, seed, settings, judge, pretrained
     if grid_file:
         with new_file(grid_file) as temporary:
             grid(pictures, each, scale=max(1, 64 // pictures[0].width)).save(temporary, "PNG")
-        print(Path(grid_file))
+        print(grid_file)
 
 
 def wilson(share, count, z=1.96):

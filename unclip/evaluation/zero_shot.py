@@ -9,13 +9,14 @@ from tqdm import tqdm
 from ..cli import device_of
 from ..data.captions import ClassCaptions
 from ..data.images import decode, read_image, to_float
-from ..data.prepare import ZERO_SHOT_TEMPLATES, read_lines
+from ..data.prepare import read_lines
 from ..data.shards import Skipped, find_shards, image_bytes, read_samples
 from ..errors import UserError
 from ..files import new_file
 from ..hub import any_clip
-from ..zero_shot import ZeroShotClassifier, fill
+from ..zero_shot import TEMPLATES, ZeroShotClassifier, fill
 from .confusion import confusion_image
+from .outputs import output_file
 
 SHOWN = 5  # best and worst classes that are printed, names of a single picture
 
@@ -30,6 +31,7 @@ def evaluate(
     """
     if batch_size < 1 or (max_images is not None and max_images < 1):
         raise UserError("--batch-size and --max-images must be at least 1")
+    json_file, confusion_file = output_file(json_file, "--json"), output_file(confusion_file, "--confusion")
     device, folder = device_of(device), Path(data)
     find_shards(folder, split)  # before a model is loaded for nothing
     names = class_names(folder, classnames)
@@ -38,7 +40,7 @@ def evaluate(
     clip = any_clip(model, pretrained, device)
     classifier = ZeroShotClassifier(clip, names, templates, no_article)
     skipped = Skipped()
-    batches = labelled_batches(folder, split, clip.image_size, batch_size, max_images, skipped)
+    batches = labelled_batches(folder, split, clip.image_size, batch_size, max_images, skipped, clip.squash)
     scores = classifier.evaluate(tqdm(batches, desc="classifying", unit="batch", leave=False))
     skipped.report()
     rows = [
@@ -111,7 +113,7 @@ def class_names(folder, file=None):
 def templates_of(folder, file=None):
     """The prompt templates of a file, of the data folder, or else of this project; each has a place for the name."""
     own = folder / "zeroshot_classification_templates.txt"
-    templates = read_lines(file or own) if file or own.is_file() else ZERO_SHOT_TEMPLATES
+    templates = read_lines(file or own) if file or own.is_file() else list(TEMPLATES)
     if not templates:
         raise UserError(f"no templates in {file or own}: write one a line, such as: a photo of {{a}}.")
     for template in templates:
@@ -119,17 +121,17 @@ def templates_of(folder, file=None):
     return templates
 
 
-def labelled_batches(folder, split, size, batch_size, max_images, skipped):
+def labelled_batches(folder, split, size, batch_size, max_images, skipped, squash=False):
     """Yield (images float (B, 3, size, size), labels (B,)) of a labelled data folder, read as they come.
 
-    Corrupt samples are skipped; `skipped` counts them.
+    Corrupt samples are skipped; `skipped` counts them. squash: see `decode`.
     """
     images, labels, seen = [], [], 0
     for sample in read_samples(find_shards(folder, split), skipped):
         if seen == max_images:
             break
         try:
-            image, label = decode(image_bytes(sample), size), int(sample["cls"])
+            image, label = decode(image_bytes(sample), size, squash), int(sample["cls"])
         except Exception as error:  # a broken sample must not end the run
             skipped(error)
             continue
