@@ -61,7 +61,7 @@ def test_the_output_is_un_normalised(text, noise, steps, sampler):
     prior.set_statistics(embeds)
     torch.nn.init.ones_(prior.transformer.out.bias)  # its weight starts at zero
     drawn_embed = prior.sample(*text, noise=noise, num_inference_steps=steps, guidance_scale=3.0, sampler=sampler)
-    expected = (embeds.mean(0) + embeds.std(0)).expand(3, 16)
+    expected = (embeds.mean(0) + embeds.std(0, correction=0)).expand(3, 16)
     torch.testing.assert_close(drawn_embed, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -200,3 +200,12 @@ def test_karlos_prior_has_its_size():
             transformer={"text_dim": 768, "text_length": 77, "width": 2048, "layers": 20, "heads": 32},
         )  # fmt: skip
     assert abs(sum(p.numel() for p in prior.parameters()) - 1.02e9) < 0.01e9
+
+
+def test_one_picture_has_a_mean_and_no_deviation(make_prior):
+    """A set of one must not put a NaN into the statistics."""
+    prior = make_prior()
+    embed = torch.randn(1, 16, generator=generator())
+    prior.set_statistics(embed)
+    torch.testing.assert_close(prior.mean, embed[0])
+    assert (prior.std > 0).all() and (prior.std < 1e-3).all()
