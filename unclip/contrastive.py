@@ -69,8 +69,8 @@ class ContrastiveCLIP(nn.Module):
         stats = torch.tensor(PIXEL_STATS)[:, :, None, None]
         self.register_buffer("pixel_stats", stats, persistent=False)
 
-    # what Muon leaves to AdamW: the first layer, embeddings, the last projections
     exported_prefix = "clip."  # of its parameters, which an OpenCLIP folder names without it
+    # what Muon leaves to AdamW: the first layer, embeddings, the last projections
     edge_layers = ("clip.visual.trunk.stem", "clip.token_embedding", "clip.positional", "clip.text_projection")
 
     def loss(self, batch, generator=None):
@@ -110,8 +110,8 @@ class ContrastiveCLIP(nn.Module):
             # affine_grid's coordinates run from -1 to 1 over the picture
             scale, shift = side / size, (2 * corner + side) / size - 1
             theta = torch.cat([scale[:, :, None] * torch.eye(2), shift[:, :, None]], dim=2).to(images)    # (B, 2, 3)
-            shape = (batch, 3, self.train_size or self.crop[1], self.train_size or self.crop[1])
-            grid = F.affine_grid(theta, shape, align_corners=False)
+            out = self.train_size or self.crop[1]
+            grid = F.affine_grid(theta, (batch, 3, out, out), align_corners=False)
             images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         return images
 

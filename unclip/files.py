@@ -45,6 +45,7 @@ def new_folder(path):
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
+
 def read_lines(path):
     """The lines of a file, without empty ones and without remarks: a '#' at the start or after a space, and the rest."""
     try:

@@ -1,9 +1,9 @@
 """Where models are: what ships ("pocket"), a local folder, or a Hugging Face hub id."""
 
-import errno
 import re
 from pathlib import Path
 
+from .cli import disk_is_full
 from .errors import UserError, first_line
 from .model_index import INDEX, read_clip_entry
 
@@ -30,7 +30,7 @@ def model_folder(name):
     try:
         return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except Exception as error:  # the many ways of a network to fail
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if disk_is_full(error):
             raise
         raise UserError(
             f"no folder {name}, and it cannot be fetched from the Hugging Face hub: {first_line(error)}"
