@@ -1,25 +1,20 @@
 """Train a CLIP from scratch on captioned or labelled shards; writes an OpenCLIP folder RUN/clip.
 
     python scripts/train_clip.py --config configs/pocket/clip.yaml [--set train.minutes=30 ...]
-    accelerate launch scripts/train_clip.py --config ...        # on several GPUs
+    accelerate launch --multi_gpu scripts/train_clip.py --config ...        # on several GPUs
 
 Run the same command again to go on with a run that was stopped.
 """
-
-import argparse
 
 from unclip import cli
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
-    args = parser.parse_args(argv)
+    config, overrides = cli.config_and_overrides(__doc__, argv)
 
     from unclip.training.runs import train_clip
 
-    train_clip(args.config, args.set)
+    train_clip(config, overrides)
 
 
 if __name__ == "__main__":

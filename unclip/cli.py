@@ -1,5 +1,6 @@
 """What every script shares: errors of the user end in one line, exit code 2, and no traceback."""
 
+import argparse
 import errno
 import sys
 
@@ -35,6 +36,15 @@ def fail(message):
 def disk_is_full(error):
     """Is that what an error says? Python's own by its number, safetensors' only in words."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def config_and_overrides(description, argv=None):
+    """The command line of every training script: (config path, list of "key=value")."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    args = parser.parse_args(argv)
+    return args.config, args.set
 
 
 def add_sampling_options(parser):
