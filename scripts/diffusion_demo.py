@@ -1,4 +1,4 @@
-"""Show what diffusion does: a picture dissolving into noise, and the model's way back from noise to a picture.
+"""Show what diffusion does: a photograph dissolving into noise, and the model's way back from noise to a picture.
 
     python scripts/diffusion_demo.py
     python scripts/diffusion_demo.py --image photo.jpg --prompt "a photo of a dog" --out outputs/demo
@@ -8,14 +8,17 @@ with t and alpha_bar beneath each, and prints their paths.
 """
 
 import argparse
+from pathlib import Path
 
 from unclip import cli
+
+PHOTOGRAPH = Path(__file__).resolve().parents[1] / "data" / "photos" / "cat.jpg"
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket", help="pocket (default), a model folder, or a hub id")
-    parser.add_argument("--image", help="a picture to dissolve (default: the model's own picture of the prompt)")
+    parser.add_argument("--image", default=PHOTOGRAPH, help="a picture to dissolve (default: data/photos/cat.jpg)")
     parser.add_argument("--prompt", default="a photo of a dog")
     parser.add_argument("--steps", type=int, help="steps of the way back")
     parser.add_argument("--seed", type=int, default=0)

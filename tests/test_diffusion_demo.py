@@ -8,6 +8,8 @@ from PIL import Image
 from unclip import demo
 from unclip.diffusion import Schedule
 
+PHOTOGRAPH = Path(__file__).resolve().parents[1] / "data" / "photos" / "cat.jpg"
+
 
 @pytest.fixture
 def run_demo(run_script, model_files, tmp_path):
@@ -39,6 +41,14 @@ def test_a_given_picture_is_what_dissolves(run_demo, tmp_path):
     assert (columns[0] == (200, 30, 90)).all()
     spread = [column.std() for column in (c - c.mean((0, 1)) for c in columns)]
     assert spread == sorted(spread) and spread[-1] > 50  # noisier from column to column
+
+
+def test_the_photograph_that_ships_dissolves_by_default(run_demo):
+    _, out, _ = run_demo("--steps", "1")
+    assert Image.open(PHOTOGRAPH).size == (256, 256)
+    first = Image.open(out[0]).crop((demo.MARGIN, 0, demo.MARGIN + 128, 128))
+    shown, there = (np.asarray(i.convert("L").resize((8, 8), Image.Resampling.BOX)) for i in (first, Image.open(PHOTOGRAPH)))
+    assert np.corrcoef(shown.ravel(), there.ravel())[0, 1] > 0.98
 
 
 def test_forward_is_the_jump_of_ddpm():

@@ -24,19 +24,18 @@ FRAME_MS, LAST_FRAME_MS = 80, 1500
 def diffusion_demo(*, model_name, prompt, image, steps, seed, out, device):
     """Write forward.png, forward.gif, reverse.png and reverse.gif, and print their paths.
 
-    image: a picture file for the forward process; None: the model's own picture of the prompt.
+    image: a picture file for the forward process; prompt: for the reverse process.
 
     Raises:
         UserError: bad input; nothing is written.
     """
     (prompt,), (seed,), out = checked(prompt), seeds_from(seed, 1), output_folder(out)
-    photograph = read_image(image) if image else None
+    photograph = read_image(image)
     model = UnCLIP.from_pretrained(model_name, device=device_of(device))
     settings = model.settings(num_inference_steps=steps)
     schedule, size = model.decoder.schedule, model.decoder.image_size
-    x_0 = to_float(to_uint8(square(photograph, size))[None]) if photograph else None
+    x_0 = to_float(to_uint8(square(photograph, size))[None])
     way_back = reverse(model, prompt, seed, settings)
-    x_0 = way_back[-1][1] if x_0 is None else x_0
 
     def frames(count):
         return forward(schedule, x_0, spread(-1, schedule.num_timesteps - 1, count), seed)
