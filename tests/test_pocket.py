@@ -66,7 +66,7 @@ def drawn(pocket, concepts):
 
 
 def test_its_pictures_are_what_the_prompt_says(pocket, concepts, drawn):
-    """Far above chance (1 in 32): a decoder or a prior that ignores its condition cannot pass."""
+    """Far above chance (1 in 29): a decoder or a prior that ignores its condition cannot pass."""
     classifier = ZeroShotClassifier(pocket.clip, concepts, TEMPLATES)
     scores = classifier.evaluate([(images, [k] * len(images)) for k, images in enumerate(drawn.values())])
     assert scores.top1 > 0.4, Counter({concepts[k]: r for k, r in scores.recalls.items()})
