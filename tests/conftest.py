@@ -13,11 +13,13 @@ import torch
 from networks.randomness import randomise
 
 from unclip import cli
-from unclip.clip import build_clip, save_clip
+from unclip.clip import build_clip, import_open_clip, save_clip
 from unclip.decoder import Decoder
 from unclip.diffusion import SeededNoise
 from unclip.pipeline import UnCLIP
 from unclip.prior import DiffusionPrior
+
+import_open_clip()  # first: what it does for torchvision beside PyTorch's CPU build, diffusers needs as well
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 D, TEXT_WIDTH, TEXT_LENGTH, SIDE = 16, 16, 12, 8
