@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import unclip
-from unclip.data.prepare import read_lines
+from unclip.files import read_lines
 from unclip.hub import POCKET
 from unclip.zero_shot import TEMPLATES, ZeroShotClassifier
 

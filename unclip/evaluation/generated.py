@@ -7,9 +7,8 @@ from tqdm import tqdm
 
 from ..cli import device_of
 from ..data.images import grid
-from ..data.prepare import read_lines
 from ..errors import UserError
-from ..files import new_file
+from ..files import new_file, read_lines
 from ..hub import any_clip
 from ..zero_shot import TEMPLATES, ZeroShotClassifier, fill
 from .outputs import output_file

@@ -9,10 +9,9 @@ from tqdm import tqdm
 from ..cli import device_of
 from ..data.captions import ClassCaptions
 from ..data.images import decode, read_image, to_float
-from ..data.prepare import read_lines
 from ..data.shards import Skipped, find_shards, image_bytes, read_samples
 from ..errors import UserError
-from ..files import new_file
+from ..files import new_file, read_lines
 from ..hub import any_clip
 from ..zero_shot import TEMPLATES, ZeroShotClassifier, fill
 from .confusion import confusion_image
