@@ -205,6 +205,13 @@ def test_loss_is_algorithm_1(batch, make_decoder, prediction):
     torch.testing.assert_close(time, t / 1000)
 
 
+def test_training_draws_timesteps_of_the_density_and_validation_uniform_ones(batch, make_decoder):
+    decoder = make_decoder(timestep_density="logit_normal")
+    for training, density in ((True, "logit_normal"), (False, "uniform")):
+        time = decoder.train(training).loss(batch, generator())[1]
+        assert torch.equal(time, draw_timesteps(3, 1000, generator(), density=density) / 1000)
+
+
 def moved(decoder, batch, key):
     """By how much the loss of each sample changes when a condition of the batch does."""
     other = {**batch, key: batch[key].roll(1, -1)}

@@ -29,6 +29,8 @@ class Decoder(Part):
         schedule, num_timesteps: of the forward process.
         prediction: "eps", "x_0" or "v"; learned_variance: predict the variance's place as well.
         weighting, vlb_weight: see `training_loss`.
+        timestep_density: of the timesteps that training draws, see `draw_timesteps`. Validation draws them uniformly,
+            so that the figures of two runs compare.
         image_drop, text_drop: shares dropped in training for guidance.
         spacing: which timesteps a short sampling run visits, see `Schedule.timesteps`.
 
@@ -52,6 +54,7 @@ class Decoder(Part):
         learned_variance: bool = False,
         weighting: Literal["simple", "min_snr"] = "simple",
         vlb_weight: float = 0.0,
+        timestep_density: Literal["uniform", "logit_normal"] = "uniform",
         image_drop: float = 0.1,
         text_drop: float = 0.5,
         spacing: Literal["linspace", "leading", "trailing"] = "trailing",
@@ -63,7 +66,7 @@ class Decoder(Part):
             raise ValueError(f"learned_variance={learned_variance} needs vlb_weight {'> 0' if learned_variance else '0'}")
         self.image_size, self.image_tokens, self.spacing = image_size, image_tokens, spacing
         self.image_drop, self.text_drop = image_drop, text_drop
-        self.weighting, self.vlb_weight = weighting, vlb_weight
+        self.weighting, self.vlb_weight, self.timestep_density = weighting, vlb_weight, timestep_density
         context_dim = unet.get("context_dim")
         if image_tokens or text_dim:
             context_dim = context_dim or text_dim or embed_dim
@@ -103,7 +106,8 @@ class Decoder(Part):
         empty caption's as null_text_... (1, ...).
         """
         x_0 = to_float(batch["image"].to(self.device))                                                 # (B, 3, S, S)
-        t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device)
+        density = self.timestep_density if self.training else "uniform"
+        t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device, density)
         eps = torch.randn(x_0.shape, generator=generator).to(x_0)
         embed = batch["image_embed"].to(x_0)
         dropped = drawn(self.image_drop, len(x_0), generator, self.device)

@@ -181,6 +181,18 @@ def test_timesteps_are_spread_evenly_and_each_is_uniform(generator):
         assert len(share) == 16 and (share - 1 / 16).abs().max() < 0.02  # standard error 0.004
 
 
+def test_logit_normal_timesteps_have_its_quantiles(generator):
+    t = torch.cat([draw_timesteps(64, 1000, generator, density="logit_normal") for _ in range(500)])
+    assert t.min() >= 0 and t.max() < 1000
+    for z, share in ((-1.0, 0.158655), (-0.5, 0.308538), (0.0, 0.5), (1.0, 0.841345), (2.0, 0.977250)):
+        assert abs((t < 1000 / (1 + math.exp(-z))).double().mean() - share) < 0.002  # t is whole: up to 0.0016 of the density
+
+
+def test_timesteps_of_an_unknown_density_are_refused():
+    with pytest.raises(ValueError, match="uniform, logit_normal"):
+        draw_timesteps(4, 1000, density="lognormal")
+
+
 def test_timesteps_follow_the_generator():
     draw = lambda seed: draw_timesteps(5, 1000, torch.Generator().manual_seed(seed))  # noqa: E731
     assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))

@@ -10,21 +10,35 @@ from unclip.diffusion.denoiser import Denoiser
 from unclip.diffusion.schedule import Schedule, broadcast
 
 WEIGHTINGS = ("simple", "min_snr")
+DENSITIES = ("uniform", "logit_normal")
 
 
 def draw_timesteps(
-    batch: int, T: int, generator: torch.Generator | None = None, device: str | torch.device = "cpu"
+    batch: int,
+    T: int,
+    generator: torch.Generator | None = None,
+    device: str | torch.device = "cpu",
+    density: str = "uniform",
 ) -> Tensor:
-    """Timesteps for a batch, LongTensor (B,) in 0..T-1: each uniform, together spread evenly over the range.
+    """Timesteps for a batch, LongTensor (B,) in 0..T-1, each of the given density, together spread evenly over it.
 
     One uniform offset, shared by equally spaced points, lowers the variance of the batch's mean loss (Kingma et al.
     2021, "Variational Diffusion Models", appendix I.1).
 
     Args:
         generator: a CPU generator.
+        density: "uniform" (DDPM, algorithm 1), or "logit_normal": t / T is the sigmoid of a standard normal, so most
+            draws fall on the middle, where shapes are decided (Esser et al. 2024, "Scaling rectified flow", eq. 19).
+
+    Raises:
+        ValueError: the density is unknown.
     """
+    if density not in DENSITIES:
+        raise ValueError(f"unknown density {density!r}; choose one of {', '.join(DENSITIES)}")
     offset = torch.rand((), generator=generator, dtype=torch.float64)
     u = (offset + torch.arange(batch, dtype=torch.float64) / batch) % 1                                 # (B,) in [0, 1)
+    if density == "logit_normal":
+        u = torch.special.ndtri(u).sigmoid()
     return (u * T).long().to(device)
 
 
