@@ -187,6 +187,34 @@ def test_streamed_labelled_set_has_its_words(tmp_path):
     assert pictures.training().at(0)["concept"][0] in ("dog", "red fox") and len(pictures.val_table) == 6
 
 
+@pytest.fixture
+def labelled(tmp_path):
+    """Six training pictures and two held out, of a dog, an ox and a cat in turn."""
+    (tmp_path / "classnames.txt").write_text("poodle\nox\ntabby\n")
+    captions = {"names": [["poodle"], ["ox"], ["tabby"]], "nouns": [["dog", "animal"], ["animal"], ["cat"]]}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    for split, count in (("train", 6), ("test", 2)):
+        files = [(f"{n}.{e}", c) for n in range(count) for e, c in (("png", png(n)), ("cls", b"%d" % (n % 3)))]
+        write_tar(tmp_path / split / "0.tar", files)
+    return tmp_path
+
+
+def test_concepts_that_are_repeated_come_more_often(labelled):
+    pictures, lines = source(labelled, repeat={"dog": 3, "animal": 2})
+    assert sorted(pictures.table.keys) == sorted("000" "333" "11" "44" "2" "5")
+    assert len(pictures.val_table) == 2 and lines[-1].startswith("6 pictures to train on")
+    seen = [key for step in range(3) for key in pictures.training().at(step)["key"]]
+    assert sorted(seen) == sorted(pictures.table.keys)  # an epoch
+
+
+@pytest.mark.parametrize("data, says", [
+    ({"repeat": {"dogg": 2}}, "did you mean 'dog'"), ({"repeat": {"dog": 2}, "in_memory": False}, "data.in_memory=true"),
+])  # fmt: skip
+def test_what_cannot_be_repeated(labelled, data, says):
+    with pytest.raises(UserError, match=says):
+        source(labelled, **data)
+
+
 def test_validation_batches_are_the_same_in_every_run(shards):
     first, second = (source(shards)[0].validation() for _ in range(2))
     assert len(first) == 1 and torch.equal(first[0]["image"], second[0]["image"]) and first[0]["key"] == second[0]["key"]

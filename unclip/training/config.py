@@ -2,7 +2,7 @@
 
 from typing import Literal, Optional
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from ..config import Strict
 
@@ -12,6 +12,8 @@ class DataConfig(Strict):
 
     Without a folder for `val_split`, some of the training pictures are held out. in_memory: decode once and keep, or
     stream from the shards in every epoch, with `workers` processes; "auto" keeps what is estimated at 4 GB at most.
+    repeat: {a name or noun of classes: how often their pictures come in an epoch}, for labelled sets in memory: what is
+    hard to draw is worth more looks.
     """
 
     folder: str
@@ -21,6 +23,7 @@ class DataConfig(Strict):
     mirror: bool = True
     in_memory: bool | Literal["auto"] = "auto"
     workers: int = Field(4, ge=0)
+    repeat: dict[str, PositiveInt] = {}
 
 
 class OptimizerConfig(Strict):

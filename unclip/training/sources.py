@@ -11,7 +11,7 @@ from ..data.shards import estimated_samples, find_shards, has_split
 from ..data.stream import StreamBatches
 from ..data.table import TableBatches, load_shards, make_batch
 from ..data.texts import CaptionEncoder, WithTexts
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .processes import process
 
 IN_MEMORY = 4e9  # bytes of decoded pictures that data.in_memory=auto keeps
@@ -50,6 +50,8 @@ class Source:
         else:
             self.table, self.val_table = self._hold_out(self.table)
         number = f"about {count}, streamed," if streamed else len(self.table)
+        if data.repeat:
+            self.table = self._repeated(data.repeat)
         size = f"{data.image_size}x{data.image_size}"
         self.say(f"{number} pictures to train on, {len(self.val_table)} to validate on, {size}")
 
@@ -111,6 +113,19 @@ class Source:
         if self.clip is not None:
             attach_embeddings(table, self.clip, self.say)
         return table
+
+    def _repeated(self, times):
+        """The training pictures, those of some concepts several times; of a class with several, the most."""
+        if self.table is None or self.table.class_captions is None:
+            raise UserError("data.repeat is for labelled sets in memory: leave it out, or set data.in_memory=true")
+        captions = self.table.class_captions
+        for concept in times:
+            if concept not in captions.all_concepts():
+                known = nearest(concept, captions.all_concepts())
+                raise UserError(f"data.repeat: {concept!r} is no class and no noun of {self.config.data.folder}{known}")
+        of_class = [max([times.get(c, 1) for c in captions.concepts(k)]) for k in range(len(captions.names))]
+        counts = torch.tensor(of_class)[self.table.labels]
+        return self.table.take(torch.arange(len(counts)).repeat_interleave(counts))
 
     def _last_shard(self):
         if len(self.shards) < 2:
