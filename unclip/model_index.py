@@ -1,4 +1,5 @@
-"""A model on disk: `model_index.json`, `vocabulary.txt`, and a subfolder a part (`clip`, `prior`, `decoder`).
+"""A model on disk: `model_index.json`, `vocabulary.txt`, and a subfolder a part (`clip`, `prior`, `decoder`, and, where
+it enlarges its pictures, `upsampler-1`, `upsampler-2`, ...).
 
 Training fills it part by part; each training adds its own and leaves the others alone.
 """
@@ -27,6 +28,21 @@ def read_index(folder):
         if not (folder / part).is_dir():
             raise UserError(f"the model {folder} has no {part} yet: run {script}")
     return index
+
+
+def upsampler_folders(folder):
+    """The folders of a model's upsamplers, in order; none for a model that has none.
+
+    Raises:
+        UserError: one is missing before another.
+    """
+    folders = []
+    while (folder / f"upsampler-{len(folders) + 1}").is_dir():
+        folders.append(folder / f"upsampler-{len(folders) + 1}")
+    beyond = sorted(p.name for p in folder.glob("upsampler-*") if p not in folders)
+    if beyond:
+        raise UserError(f"the model {folder} has {beyond[0]}, but no upsampler-{len(folders) + 1}: train or copy that one")
+    return folders
 
 
 def read_clip_entry(folder):
