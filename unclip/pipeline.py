@@ -134,6 +134,10 @@ class UnCLIP:
             raise UserError(f"no sampler {chosen.sampler!r}{nearest(chosen.sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
         return chosen
 
+    def side(self, settings):
+        """Width and height of the pictures that these settings give."""
+        return [self.decoder, *self.upsamplers][self.stages.index(settings.stop_after or self.stages[-1])].image_size
+
     @torch.no_grad()
     def sample(self, prompts, num_images, seed, settings, *, batch_size=16, callback=None):
         """As `__call__`, with a `Settings`, but float (N, 3, S, S) in [-1, 1] on the CPU."""
@@ -141,6 +145,11 @@ class UnCLIP:
         if num_images < 1 or batch_size < 1:
             raise UserError(f"{num_images} images in batches of {batch_size}: both must be at least 1")
         jobs = [(prompt, s) for prompt in prompts for s in seeds_from(seed, num_images)]
+        return self.sample_each(jobs, settings, batch_size=batch_size, callback=callback)
+
+    @torch.no_grad()
+    def sample_each(self, jobs, settings, *, batch_size=16, callback=None):
+        """A picture for each of N pairs of a prompt and a seed; see `sample`."""
         upsamplers = self.upsamplers[: self.stages.index(settings.stop_after or self.stages[-1])]
         steps = settings.prior_num_inference_steps * settings.prior_num_samples + settings.num_inference_steps
         steps += settings.upsampler_num_inference_steps * len(upsamplers)
