@@ -52,6 +52,14 @@ def mirrored(readings):
     return {**readings, **({"place": swap[readings["place"]]} if "place" in readings else {})}
 
 
+def checked(readings):
+    """Readings from a file. Raises ValueError where they are none of `WORDS`."""
+    for key, word in readings.items():
+        if word not in WORDS.get(key, ()):
+            raise ValueError(f"its reading {key}: {word} is unknown")
+    return readings
+
+
 def photo_of(pixels):
     """Black and white, dark, bright, or None, for uint8 (H, W, 3)."""
     values = pixels.astype(np.float32)
