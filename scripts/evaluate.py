@@ -3,6 +3,7 @@
     python scripts/evaluate.py --model pocket --data runs/data/everyday --num-images 2000
     python scripts/evaluate.py --concepts data/pocket/concepts.txt --num-images 200     # without real pictures
     python scripts/evaluate.py --data runs/data/everyday --sweep guidance_scale=1,2,3,4
+    python scripts/evaluate.py --concepts my/cars.txt --say red --say black            # do words do what they say?
     python scripts/evaluate.py --images my/pictures --data my/photographs               # drawn by whatever
 
 Writes report.json, report.md, a contact sheet, and a curve a sweep. Distances, precision and recall are taken in the
@@ -27,6 +28,8 @@ def main(argv=None):
     parser.add_argument("--features", metavar="NAME", help="another CLIP for the distances, or inception")
     parser.add_argument("--pretrained", metavar="TAG", help="of the weights of --judge and --features")
     parser.add_argument("--sweep", action="append", default=[], metavar="SETTING=V,V", help="measure at each value")
+    parser.add_argument("--say", action="append", default=[], metavar="WORD",
+                        help="how often is it seen with the word in the prompt, and without? red, black, dark, ...")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=100, help="of the bootstrap (default 100)")
     parser.add_argument("--no-prior", action="store_true", help="leave the figures of the prior out")
     parser.add_argument("--out", default="outputs/evaluation", metavar="DIR", help="default: outputs/evaluation")
@@ -40,6 +43,7 @@ def main(argv=None):
         data=args.data,
         split=args.split,
         concepts=args.concepts,
+        say=args.say,
         num_images=args.num_images,
         seed=args.seed,
         settings=cli.sampling_settings(args),

@@ -125,6 +125,15 @@ def test_sweeps_are_tables_and_curves(evaluate, labelled, tmp_path):
     assert "pictures by guidance_scale" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_words_that_are_said(evaluate, tmp_path):
+    (tmp_path / "c.txt").write_text("dog\nred car\n")
+    code, _, err = evaluate("--concepts", tmp_path / "c.txt", "--num-images", "5", "--say", "red", "--say", "black and white")
+    assert code == 0, err
+    said = report_of(tmp_path)["said"]
+    assert list(said) == ["red", "black and white"] and said["red"]["with"]["num_samples"] == 6
+    assert "| red |" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_another_judge_and_other_features(evaluate, labelled, model_copy, tmp_path):
     """The same CLIP under another name judges the same."""
     assert evaluate("--data", labelled, "--num-images", "9")[0] == 0
@@ -155,6 +164,8 @@ def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, l
     (["--data", "{mixed}"], "give --concepts"),
     (["--images", "{mixed}", "--data", "{real}"], "different sizes (8x8, 9x9, ...)"),
     (["--images", "{few}", "--sweep", "guidance_scale=1,2"], "leave one out"),
+    (["--data", "{captioned}", "--say", "red"], "--say needs concepts"),
+    (["--concepts", "{concepts}", "--say", "left"], "--say left: no such reading; choose red, orange"),
     (["--data", "{real}", "--split", "val"], "has no split 'val'"),
     (["--concepts", "{one}"], "holds 1 concept(s)"),
     (["--concepts", "missing.txt"], "missing.txt"),
@@ -170,6 +181,7 @@ def test_bad_input_ends_in_one_line(run_script, model_files, labelled, plain_fol
     places = {"real": labelled, "few": plain_folder("few", 9), "mixed": plain_folder("mixed", 14, (8, 9)), "empty": tmp_path / "empty",
               "one": tmp_path / "one.txt", "concepts": tmp_path / "c.txt"}  # fmt: skip
     places["empty"].mkdir()
+    places["captioned"] = captioned_tar(tmp_path / "captioned" / "test" / "0.tar", range(30)).parents[1]
     places["one"].write_text("dog\n")
     places["concepts"].write_text("dog\ncat\n")
     out = [] if "--out" in argv else ["--out", tmp_path / "out"]

@@ -23,8 +23,8 @@ class Figure:
 
 
 def mean_figure(values, seed=0, rounds=ROUNDS):
-    """The mean of one value a sample (N,), with the percentiles of the means of resampled sets."""
-    values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
+    """The mean of one value a sample (N,), a tensor or a list, with the percentiles of the means of resampled sets."""
+    values, generator = torch.as_tensor(values).double().cpu(), torch.Generator().manual_seed(seed)
     rows = torch.randint(len(values), (rounds, len(values)), generator=generator)
     low, high = values[rows].mean(1).quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
     return Figure(values.mean().item(), low, high, len(values), seed)

@@ -15,6 +15,7 @@ from .judge import Judge
 from .pictures import brief_of_captions, brief_of_concepts, is_shards, pictures_of_folder, real_pictures
 from .prior import prior_figures
 from .report import write_report
+from .said import checked_words, said_figures
 from .sweep import parse_sweeps
 
 PRIOR_PICTURES = 1000  # real pictures at most whose captions the prior is asked about
@@ -22,8 +23,8 @@ MIN_PICTURES = 6  # density and coverage look at five neighbours
 
 
 def evaluate(
-    *, model_name, images, data, split, concepts, num_images, seed, settings, judge, features, pretrained, sweeps, rounds,
-    with_prior, out, device,
+    *, model_name, images, data, split, concepts, say, num_images, seed, settings, judge, features, pretrained, sweeps,
+    rounds, with_prior, out, device,
 ):  # fmt: skip
     """Judge pictures, write OUT/report.json, report.md, sheet.png and a curve a sweep, and print the table.
 
@@ -31,6 +32,7 @@ def evaluate(
         model_name: the model that draws; images: a folder of pictures to judge in its place.
         data: the real pictures: a folder of shards, whose captions or classes are drawn, or a plain folder of pictures;
             None: no comparison. split: of the shards. concepts: a file, one a line, to draw in place of those.
+        say: words whose effect in a prompt is measured, see said.py.
         num_images: to draw in all; rounded up to as many for each prompt.
         settings: of `pipeline.Settings`; sweeps: strings "SETTING=VALUE,VALUE,...", of the same.
         judge: the CLIP that says how true pictures are to their prompts; None: the model's own. features: in what the
@@ -44,9 +46,9 @@ def evaluate(
         raise UserError("an evaluation needs at least one picture (--num-images) and two rounds (--rounds)")
     if not data and not concepts and not images:
         raise UserError("nothing to draw: give --data, a folder of real pictures, or --concepts, a file of names")
-    if images and sweeps:
-        raise UserError("--sweep draws with other settings, and --images are drawn already: leave one out")
-    names = concept_names(concepts) if concepts else None
+    if images and (sweeps or say):
+        raise UserError("--sweep and --say draw with other settings, and --images are drawn already: leave one out")
+    names, words = concept_names(concepts) if concepts else None, checked_words(say)
     out, device = output_folder(out), device_of(device)
     model = UnCLIP.from_pretrained(model_name, device=device)
     settings, sweeps = model.settings(**settings), parse_sweeps(sweeps, model)
@@ -58,6 +60,8 @@ def evaluate(
         if real.labels is not None:
             classes = ClassCaptions.of_folder(data)
     brief = brief_of(names, classes, real, num_images) if ready is None else None
+    if words and names is None and classes is None:
+        raise UserError("--say needs concepts to say a word of: give --concepts, a file with a name a line")
     if real is not None:
         check_counts(real, len(ready) if ready else num_images)
 
@@ -84,6 +88,9 @@ def evaluate(
     if reference:
         known = names is None  # whether the real pictures' labels are those of the classifier
         report["real"] = (judged.by_prompt(other, seed) if known else {}) | judged.against(other, reference, seed, rounds)
+    if words:
+        spoken = (names, ()) if names is not None else ([n[0] for n in classes.names], classes.no_article)
+        report["said"] = said_figures(model, *spoken, words, num_images, seed, settings)
     own = None
     if with_prior and not images and real is not None and real.prompts is not None:
         same = judged.clip is model.clip

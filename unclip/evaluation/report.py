@@ -12,6 +12,7 @@ from .judge import FIGURES
 from .prior import PRIOR_FIGURES
 
 WORST = 10
+SHARE = "{:.1%}"
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 40, 10, 64
 
 
@@ -64,6 +65,9 @@ def markdown(report):
         rows = [[title, cell(report["prior"], name, form)] for name, (title, form, _) in PRIOR_FIGURES.items()]
         samples = report["prior"]["cosine"].num_samples
         lines += ["", *table([f"prior, on {samples} real captions", ""], [row for row in rows if row[1]])]
+    if "said" in report:
+        rows = [[word, cell(f, "with", SHARE), cell(f, "without", SHARE)] for word, f in report["said"].items()]
+        lines += ["", *table(["seen where it is said", "in the prompt", "not in the prompt"], rows)]
     for sweep in report["sweeps"]:
         for part, figures in (("pictures", FIGURES), ("prior", PRIOR_FIGURES)):
             points = [point for point in sweep["points"] if part in point]
