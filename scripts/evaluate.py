@@ -25,8 +25,9 @@ def main(argv=None):
     parser.add_argument("--images", metavar="DIR", help="judge the pictures in this folder instead of drawing some")
     parser.add_argument("--num-images", type=int, default=200, help="in all, evenly over the prompts (default 200)")
     parser.add_argument("--judge", metavar="CLIP", help="another CLIP: a model folder or an OpenCLIP name")
+    parser.add_argument("--judge-pretrained", metavar="TAG", help="of its weights")
     parser.add_argument("--features", metavar="NAME", help="another CLIP for the distances, or inception")
-    parser.add_argument("--pretrained", metavar="TAG", help="of the weights of --judge and --features")
+    parser.add_argument("--features-pretrained", metavar="TAG", help="of its weights")
     parser.add_argument("--sweep", action="append", default=[], metavar="SETTING=V,V", help="measure at each value")
     parser.add_argument("--say", action="append", default=[], metavar="WORD",
                         help="how often is it seen with the word in the prompt, and without? red, black, dark, ...")  # fmt: skip
@@ -35,26 +36,29 @@ def main(argv=None):
     parser.add_argument("--out", default="outputs/evaluation", metavar="DIR", help="default: outputs/evaluation")
     args = parser.parse_args(argv)
 
-    from unclip.evaluation.evaluate import evaluate
+    from unclip.evaluation.evaluate import Request, evaluate
 
     evaluate(
-        model_name=args.model,
-        images=args.images,
-        data=args.data,
-        split=args.split,
-        concepts=args.concepts,
-        say=args.say,
-        num_images=args.num_images,
-        seed=args.seed,
-        settings=cli.sampling_settings(args),
-        judge=args.judge,
-        features=args.features,
-        pretrained=args.pretrained,
-        sweeps=args.sweep,
-        rounds=args.rounds,
-        with_prior=not args.no_prior,
-        out=args.out,
-        device=args.device,
+        Request(
+            model=args.model,
+            images=args.images,
+            data=args.data,
+            split=args.split,
+            concepts=args.concepts,
+            num_images=args.num_images,
+            seed=args.seed,
+            settings=cli.sampling_settings(args),
+            say=args.say,
+            sweeps=args.sweep,
+            judge=args.judge,
+            judge_pretrained=args.judge_pretrained,
+            features=args.features,
+            features_pretrained=args.features_pretrained,
+            rounds=args.rounds,
+            with_prior=not args.no_prior,
+            out=args.out,
+            device=args.device,
+        )
     )
 
 

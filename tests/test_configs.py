@@ -42,7 +42,9 @@ def test_a_config_describes_a_model(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_commands_in_a_config_are_there(path):
-    for script, named in re.findall(r"scripts/(\w+)\.py --config (\S+)", path.read_text()):
+    commands = re.findall(r"scripts/(\w+)\.py --config (\S+)", path.read_text())
+    assert commands or path.parent.name == "mine"
+    for script, named in commands:
         assert (ROOT / "scripts" / f"{script}.py").is_file() and (ROOT / named).is_file()
 
 

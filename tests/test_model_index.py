@@ -94,6 +94,8 @@ def test_upsamplers_are_found_in_order(tmp_path):
     for k in range(1, 12):
         (tmp_path / f"upsampler-{k}").mkdir()
     assert [p.name for p in upsampler_folders(tmp_path)] == [f"upsampler-{k}" for k in range(1, 12)]
+    (tmp_path / "upsampler-old").mkdir()
+    assert len(upsampler_folders(tmp_path)) == 11
     (tmp_path / "upsampler-2").rmdir()
     with pytest.raises(UserError, match="no upsampler-2"):
         upsampler_folders(tmp_path)

@@ -151,11 +151,20 @@ def test_progress_counts_the_stages_that_run(cascade):
         assert len(seen) == steps and seen[-1] == 1
 
 
+def test_a_stage_takes_the_strength_that_it_was_trained_for(cascade, monkeypatch):
+    seen = []
+    for upsampler in cascade.upsamplers:
+        draw_it = upsampler.sample
+        monkeypatch.setattr(upsampler, "sample", lambda *a, f=draw_it, **k: seen.append(k["noise_level"]) or f(*a, **k))
+    draw(cascade, upsampler_noise_level=0.3, upsampler_num_inference_steps=1)
+    assert seen == [0.3, 0.2]
+
+
 @pytest.mark.parametrize("settings, says", [
     ({"stop_after": "upsampler-3"}, "no stage 'upsampler-3': choose base, upsampler-1, upsampler-2"),
     ({"upsampler_num_inference_steps": 0}, "upsampler_num_inference_steps = 0"),
     ({"upsampler_num_inference_steps": 1001}, "1 to 1000"),
-    ({"upsampler_noise_level": 0.25}, "upsampler_noise_level: choose 0 to 0.2"),
+    ({"upsampler_noise_level": 0.35}, "upsampler_noise_level: choose 0 to 0.3"),
     ({"upsampler_blur": 0.7}, "upsampler_blur: choose 0 to 0.6"),
     ({"upsampler_blur": -1}, "upsampler_blur"),
 ])  # fmt: skip

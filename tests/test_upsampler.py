@@ -141,6 +141,18 @@ def test_training_spoils_the_small_picture_within_the_set_strengths(batch):
     assert torch.corrcoef(torch.stack([noise, level]))[0, 1] > 0.9  # what it is told is what was done
 
 
+def test_the_small_picture_is_spoilt_in_float32_under_autocast(batch):
+    """As it is when pictures are drawn: a blur in bfloat16 would darken them."""
+    upsampler, seen = make(max_noise=0.0, max_blur=0.6), []
+    network = upsampler.denoiser.network
+    upsampler.denoiser.network = lambda x_t, t, **cond: seen.append(cond) or network(x_t, t, **cond)
+    flat = {"image": torch.full((8, 3, 16, 16), 77, dtype=torch.uint8)}
+    with torch.autocast("cpu", torch.bfloat16):
+        upsampler.loss(flat, generator())
+    assert seen[0]["enlarged"].dtype == torch.float32
+    torch.testing.assert_close(seen[0]["enlarged"], torch.full((8, 3, 16, 16), 77 / 127.5 - 1), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("options, moves", [({}, True), ({"max_blur": 0.0, "max_noise": 0.0}, False)])
 def test_spoiling_can_be_left_out(batch, options, moves):
     upsampler, seen = make(**options), []

@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import os
 import sys
+from pathlib import Path
 
 from .errors import UserError
 
@@ -72,6 +74,18 @@ def sampling_settings(args):
         "stop_after": args.stop_after,
         "sampler": args.sampler,
     }
+
+
+def output_folder(path):
+    """A path that is a folder, or can become one. Raises UserError for any other."""
+    path = Path(path)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--out {path}: {place} is a file: name a folder")
+    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"--out {path}: {above} is not yours to write to: choose another folder")
+    return path
 
 
 def device_of(name):

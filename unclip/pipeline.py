@@ -26,8 +26,9 @@ class Settings(Strict):
 
     num_inference_steps, guidance_scale: of the decoder; sampler: of decoder and upsamplers. prior_...: of the prior,
     which samples by `ddpm`; prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the
-    text is kept. upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`. stop_after: the stage
-    whose pictures are wanted, "base" (the decoder), "upsampler-1", ...; None: the last.
+    text is kept. upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`; one that was trained for
+    less takes what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder),
+    "upsampler-1", ...; None: the last.
     """
 
     num_inference_steps: int = Field(50, ge=1)
@@ -125,11 +126,10 @@ class UnCLIP:
         for steps, part in steps_of:
             if steps > part.schedule.num_timesteps:
                 raise UserError(f"{steps} steps: choose 1 to {part.schedule.num_timesteps}")
-        for upsampler in self.upsamplers:
-            if chosen.upsampler_noise_level > upsampler.max_noise:
-                raise UserError(f"upsampler_noise_level: choose 0 to {upsampler.max_noise}, for which it was trained")
-            if chosen.upsampler_blur > upsampler.max_blur:
-                raise UserError(f"upsampler_blur: choose 0 to {upsampler.max_blur}, for which it was trained")
+        for strength, trained in (("upsampler_noise_level", "max_noise"), ("upsampler_blur", "max_blur")):
+            most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
+            if self.upsamplers and getattr(chosen, strength) > most:
+                raise UserError(f"{strength}: choose 0 to {most}, for which the upsamplers were trained")
         if chosen.sampler not in SAMPLERS:
             raise UserError(f"no sampler {chosen.sampler!r}{nearest(chosen.sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
         return chosen
@@ -213,8 +213,8 @@ class UnCLIP:
             embeds,
             noise=noise,
             num_inference_steps=settings.upsampler_num_inference_steps,
-            noise_level=settings.upsampler_noise_level,
-            blur=settings.upsampler_blur,
+            noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
+            blur=min(settings.upsampler_blur, upsampler.max_blur),
             sampler=settings.sampler,
             callback=callback,
         )

@@ -114,15 +114,16 @@ class Upsampler(Part):
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device, density)
         eps = torch.randn(x_0.shape, generator=generator).to(x_0)
         blur, level = torch.rand(2, len(x_0), generator=generator) * torch.tensor([[self.max_blur], [self.max_noise]])
-        low = gaussian_blur(smaller(x_0, self.scale), blur)                                               # (B, 3, s, s)
-        low = noised(low, level, torch.randn(low.shape, generator=generator).to(low))
-        cond = self.conditions(low, level, batch.get("image_embed"))
+        with torch.autocast(x_0.device.type, enabled=False):  # in float32, as `sample` does it
+            low = gaussian_blur(smaller(x_0, self.scale), blur)                                           # (B, 3, s, s)
+            low = noised(low, level, torch.randn(low.shape, generator=generator).to(low))
+            cond = self.conditions(low, level, batch.get("image_embed"))
         losses = training_loss(self.denoiser, x_0, t, eps, weighting=self.weighting, **cond)
         return losses, t / self.schedule.num_timesteps
 
     @torch.no_grad()
     def sample(
-        self, images, image_embed=None, *, noise, num_inference_steps=20, noise_level=0.1, blur=0.0, sampler="ddim",
+        self, images, image_embed=None, *, noise, num_inference_steps=10, noise_level=0.0, blur=0.0, sampler="ddim",
         callback=None,
     ):  # fmt: skip
         """Enlarge pictures: float (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1].

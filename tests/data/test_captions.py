@@ -68,6 +68,7 @@ def telling():
     ("car", "the {}", {"photo": "dark", "size": "close-up", "colour": "red"}, "a dark close-up photo of a red car"),
     ("car", "the {}", {"photo": "black and white", "place": "right"}, "a black and white photo of a car on the right"),
     ("car", "a photo of {a}", {}, "a photo of a car"),
+    ("orange", "a photo of {a}", {"colour": "orange", "size": "small"}, "a photo of a small orange"),
 ])  # fmt: skip
 def test_readings_go_where_a_person_would_say_them(telling, concept, template, said, caption):
     assert telling.caption(concept, template, said) == caption

@@ -102,6 +102,13 @@ def test_an_upsampler_joins_a_model(write, tmp_path, model_copy, told):
     assert image.size == (2 * SIDE, 2 * SIDE)
 
 
+def test_an_upsampler_that_does_not_fit_leaves_the_model_alone(write, model_copy):
+    path = write("upsampler", out=str(model_copy), clip=None, data={"image_size": 4 * SIDE})
+    with pytest.raises(UserError, match=f"takes {2 * SIDE}x{2 * SIDE}, but .* draws {SIDE}x{SIDE}"):
+        runs.train_upsampler(path)
+    assert UnCLIP.from_pretrained(model_copy).stages == ["base"]
+
+
 def test_a_clip_is_trained_and_then_used(write, tmp_path):
     runs.train_clip(write("clip", model={"architecture": CLIP_CONFIG, "crop": [12, 16], "train_size": 16, "low_resolution": 0.5}))
     runs.train_prior(write("prior", clip={"name": str(tmp_path / "run-clip" / "clip"), "unit_variance": False}))

@@ -34,9 +34,8 @@ def read_attributes(image, box):
     x0, y0, x1, y1 = box
     x1, y1 = x1 + 1, y1 + 1
     share, middle = (x1 - x0) * (y1 - y0) / (width * height), (x0 + x1) / (2 * width)
-    readings = {"photo": photo_of(pixels)}
-    if readings["photo"] != "black and white":
-        readings["colour"] = colour_of(inner(pixels, (x0, y0, x1, y1)))
+    readings = read_photo(pixels, (x0, y0, x1, y1))
+    if readings["colour"]:
         behind = np.ones((height, width), dtype=bool)
         behind[y0:y1, x0:x1] = False
         if behind.sum() >= BACKGROUND * behind.size and colour_of(pixels[behind][None]) == readings["colour"]:
@@ -44,6 +43,15 @@ def read_attributes(image, box):
     readings["size"] = "close-up" if share >= CLOSE_UP else "small" if share <= SMALL else None
     readings["place"] = "left" if middle <= LEFT else "right" if middle >= RIGHT else None
     return {key: word for key, word in readings.items() if word}
+
+
+def read_photo(pixels, box=None):
+    """Light and colour of uint8 (H, W, 3), each a word or None; box: where the thing is, None: everywhere.
+
+    Black and white photographs have no colours.
+    """
+    photo = photo_of(pixels)
+    return {"photo": photo, "colour": None if photo == "black and white" else colour_of(inner(pixels, box))}
 
 
 def mirrored(readings):

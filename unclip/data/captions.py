@@ -66,7 +66,7 @@ class ClassCaptions:
 
         Light and nearness need a photo to be said of, and take the template's place; the rest goes beside the name.
         """
-        said = said or {}
+        said = {k: w for k, w in (said or {}).items() if w not in words_of(concept)}  # no "orange orange"
         kind = [said[key] for key in ("photo", "size") if said.get(key) in PHOTO_WORDS]
         if kind:
             template = f"{with_article(' '.join(kind))} photo of {{a}}"

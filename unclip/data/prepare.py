@@ -22,13 +22,12 @@ from ..errors import UserError
 from ..files import new_file, read_lines
 from .attributes import read_attributes
 from .captions import ClassCaptions
-from .images import to_rgb
+from .images import IMAGE_SUFFIXES, to_rgb
 from .shards import Skipped, shard_writer, write_shards
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CLASS_TABLE = Path(__file__).resolve().parents[2] / "data" / "tiny-imagenet"
 READING_SHARE = 0.5
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Prompts for zero-shot classification; CLIP-benchmark writes {c} for the name.
 ZERO_SHOT_TEMPLATES = [
     "a photo of a {c}.", "a picture of a {c}.", "a good photo of a {c}.", "a small photo of a {c}.",

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..data.images import to_bytes
 from ..errors import UserError, first_line
 from ..hub import any_clip
 
@@ -9,13 +10,18 @@ BATCH = 128
 
 
 class ClipFeatures:
-    """The image embeddings of a FrozenCLIP."""
+    """The image embeddings of a FrozenCLIP, of unit variance: of length sqrt(D), whatever the model's own convention."""
 
     def __init__(self, clip, name):
         self.clip, self.name = clip, str(name)
 
     def __call__(self, images):
-        return self.clip.encode_image(images).float().cpu()
+        return self.scaled(self.clip.encode_image(images))
+
+    @staticmethod
+    def scaled(embed):
+        """Embeddings (B, D) as features."""
+        return torch.nn.functional.normalize(embed.float(), dim=-1).cpu() * embed.shape[-1] ** 0.5
 
 
 class InceptionFeatures:
@@ -42,8 +48,7 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def __call__(self, images):
-        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
-        return self.network(pixels.to(self.device))[0].float().cpu()
+        return self.network(to_bytes(images).to(self.device))[0].float().cpu()
 
 
 def features_by(name, pretrained, device):

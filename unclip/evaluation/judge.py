@@ -7,8 +7,8 @@ import torch
 from ..data.images import to_float
 from . import metrics
 from .bootstrap import mean_figure, set_figure
-from .features import BATCH
-from .pictures import Pictures
+from .features import BATCH, ClipFeatures
+from .pictures import Pictures, shuffled
 
 # name: (what a table calls it, its unit's format, is more better)
 FIGURES = {
@@ -33,6 +33,9 @@ class Seen:
     features: torch.Tensor
     image_embed: torch.Tensor
 
+    def __len__(self):
+        return len(self.pictures)
+
     def take(self, rows):
         return Seen(self.pictures.take(rows), self.features[rows], self.image_embed[rows])
 
@@ -54,32 +57,29 @@ class Judge:
         for part in pictures.images.split(BATCH):
             images = to_float(part)
             embeds.append(self.clip.encode_image(images).float().cpu())
-            features.append(embeds[-1] if same else self.features(images))
+            features.append(self.features.scaled(embeds[-1]) if same else self.features(images))
         return Seen(pictures, torch.cat(features), torch.cat(embeds))
 
     def against(self, seen, reference, seed=0, rounds=100):
-        """How near a set is to a reference set, and how much of it it covers: {name: Figure}; {} without a reference.
+        """How near a set is to a reference set, and how much of it it covers: {name: Figure}.
 
         Distances grow as sets shrink: of a larger set, as many as the reference has are taken, at random.
 
         Raises:
             ValueError: fewer pictures than a metric needs.
         """
-        if reference is None:
-            return {}
-        if len(seen.pictures) > len(reference.pictures):
-            rows = torch.randperm(len(seen.pictures), generator=torch.Generator().manual_seed(seed))
-            seen = seen.take(rows[: len(reference.pictures)])
+        seen = shuffled(seen, len(reference.pictures), seed)
         x, y = seen.features, reference.features
         figures = {}
         for metric in (metrics.frechet_distance, metrics.kernel_distance):
             figures[metric.__name__] = set_figure(metric, x, y, seed, rounds)
-        figures["cmmd"] = set_figure(metrics.cmmd, seen.image_embed, reference.image_embed, seed, rounds)
+        if isinstance(self.features, ClipFeatures):
+            figures["cmmd"] = set_figure(metrics.cmmd, x, y, seed, rounds)
         for metric in (metrics.precision, metrics.recall, metrics.density, metrics.coverage):
-            figures[metric.__name__] = mean_figure(metric(x, y), seed)
+            figures[metric.__name__] = mean_figure(metric(x, y), seed, rounds)
         return figures
 
-    def by_prompt(self, seen, seed=0):
+    def by_prompt(self, seen, seed=0, rounds=100):
         """How true pictures are to their prompts and labels, where they have any: {name: Figure}."""
         figures, pictures = {}, seen.pictures
         if pictures.prompts is not None:
@@ -88,10 +88,10 @@ class Judge:
             text = torch.cat([self.clip.encode_text(part).embed.cpu() for part in parts])
             place = {prompt: k for k, prompt in enumerate(distinct)}
             rows = torch.tensor([place[prompt] for prompt in pictures.prompts])
-            figures["clip_score"] = mean_figure(metrics.clip_score(seen.image_embed, text[rows]), seed)
+            figures["clip_score"] = mean_figure(metrics.clip_score(seen.image_embed, text[rows]), seed, rounds)
         if pictures.labels is not None and self.classifier is not None:
             hits = hits_of(self.classifier, seen.image_embed, pictures.labels)
-            figures |= {"top1": mean_figure(hits[:, 0], seed), "top5": mean_figure(hits.any(1), seed)}
+            figures |= {"top1": mean_figure(hits[:, 0], seed, rounds), "top5": mean_figure(hits.any(1), seed, rounds)}
         return figures
 
 

@@ -17,9 +17,11 @@ def frechet_distance(x, y):
     if min(len(x), len(y)) < 2:
         raise ValueError(f"a Frechet distance needs two pictures a side, got {len(x)} and {len(y)}")
     x, y = x.double(), y.double()
-    cov_x, cov_y = torch.cov(x.T).reshape(x.shape[1], -1), torch.cov(y.T).reshape(y.shape[1], -1)             # (D, D)
-    # The product of two covariances has the eigenvalues of a positive matrix; what is not, is rounding.
-    root = torch.linalg.eigvals(cov_x @ cov_y).real.clamp(min=0).sqrt().sum()
+    cov_x, cov_y = (torch.cov(z.T).reshape(z.shape[1], -1) for z in (x, y))                                   # (D, D)
+    # C_x C_y has the eigenvalues of the symmetric C_x^(1/2) C_y C_x^(1/2), which has faster and steadier solvers.
+    values, vectors = torch.linalg.eigh(cov_x)
+    half = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    root = torch.linalg.eigvalsh(half @ cov_y @ half).clamp(min=0).sqrt().sum()
     mean = (x.mean(0) - y.mean(0)).square().sum()
     return float(mean + cov_x.trace() + cov_y.trace() - 2 * root)
 
@@ -73,12 +75,12 @@ def distances(x, y):
 
 
 def precision(x, y, k=3):
-    """For each sample of x, 1 where it lies in a ball of the reference (Kynkaanniemi et al. 2019, eq. 2): (N,)."""
-    return (distances(x, y) <= radii(y, k)).any(1).double()
+    """For each sample of x, whether it lies in a ball of the reference (Kynkaanniemi et al. 2019, eq. 2): (N,)."""
+    return (distances(x, y) <= radii(y, k)).any(1)
 
 
 def recall(x, y, k=3):
-    """For each sample of the reference y, 1 where it lies in a ball of x: (M,)."""
+    """For each sample of the reference y, whether it lies in a ball of x: (M,)."""
     return precision(y, x, k)
 
 
@@ -88,8 +90,8 @@ def density(x, y, k=5):
 
 
 def coverage(x, y, k=5):
-    """For each sample of the reference y, 1 where a sample of x lies in its ball (Naeem et al. 2020, eq. 4): (M,)."""
-    return (distances(x, y) < radii(y, k)).any(0).double()
+    """For each sample of the reference y, whether a sample of x lies in its ball (Naeem et al. 2020, eq. 4): (M,)."""
+    return (distances(x, y) < radii(y, k)).any(0)
 
 
 def clip_score(image_embed, text_embed):

@@ -7,21 +7,22 @@ import torch
 from tqdm import tqdm
 
 from ..data.captions import PLAIN_TEMPLATES, with_article
-from ..data.images import read_image, square, to_uint8
-from ..data.table import load_table
+from ..data.embeddings import attach_embeddings
+from ..data.images import IMAGE_SUFFIXES, read_image, square, to_bytes, to_uint8
+from ..data.table import Table, load_table
 from ..errors import UserError
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-
 
 @dataclass
 class Pictures:
     """images: uint8 (N, 3, S, S); prompts: N strings, what each is to show, or None; labels: N positions among the
-    classes' names, or None."""
+    classes' names, or None; image_embed: (N, D), the true embeddings of real pictures, or None; table: where these came
+    from."""
 
     images: torch.Tensor
     prompts: list = None
     labels: torch.Tensor = None
+    image_embed: torch.Tensor = None
+    table: Table = None
 
     def __len__(self):
         return len(self.images)
@@ -33,7 +34,13 @@ class Pictures:
             images=self.images[rows],
             prompts=None if self.prompts is None else [self.prompts[r] for r in rows.tolist()],
             labels=None if self.labels is None else self.labels[rows],
+            image_embed=None if self.image_embed is None else self.image_embed[rows],
         )
+
+    def embed(self, clip):
+        """Add the embeddings by a FrozenCLIP, which lie beside the shards or are made now."""
+        attach_embeddings(self.table, clip)
+        self.image_embed = self.table.image_embed[:, 0].float()
 
 
 @dataclass
@@ -53,9 +60,8 @@ class Brief:
         jobs = [(p, seed + k * each + i) for k, p in enumerate(self.prompts) for i in range(each)]
         with tqdm(total=len(jobs), desc=desc, unit="picture", unit_scale=True, leave=False) as bar:
             drawn = model.sample_each(jobs, settings, callback=lambda share: bar.update(share * len(jobs) - bar.n))
-        images = ((drawn.clamp(-1, 1) + 1) * 127.5).round().byte()
         labels = None if self.labels is None else torch.tensor(self.labels).repeat_interleave(each)
-        return Pictures(images, [prompt for prompt, _ in jobs], labels)
+        return Pictures(to_bytes(drawn), [prompt for prompt, _ in jobs], labels)
 
 
 def brief_of_concepts(names, no_article=()):
@@ -64,9 +70,14 @@ def brief_of_concepts(names, no_article=()):
     return Brief([template.replace("{a}", with_article(n, no_article)) for n in names], list(range(len(names))))
 
 
-def brief_of_captions(pictures, num_images):
-    """The captions of `num_images` pictures at most, as they come."""
-    return Brief(pictures.prompts[:num_images])
+def brief_of_captions(pictures, num_images, seed):
+    """The captions of `num_images` pictures at most, at random."""
+    return Brief(shuffled(pictures, num_images, seed).prompts)
+
+
+def shuffled(pictures, count, seed):
+    """`count` at most of what has a length and `take`, at random."""
+    return pictures.take(torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:count])
 
 
 def is_shards(folder):
@@ -75,7 +86,7 @@ def is_shards(folder):
 
 
 def real_pictures(folder, split, side):
-    """The pictures of a data folder's split (side x side), captions or labels with them; or of a plain folder.
+    """The pictures of a data folder's split (side x side), captions or labels with them; or those of a plain folder.
 
     Raises:
         UserError: nothing there, or nothing readable.
@@ -84,10 +95,10 @@ def real_pictures(folder, split, side):
         return pictures_of_folder(folder, side)
     table = load_table(folder, split, side)
     if table.labels is None:
-        return Pictures(table.images, [captions[0] for captions in table.captions])
+        return Pictures(table.images, [captions[0] for captions in table.captions], table=table)
     classes = table.class_captions
     prompts = brief_of_concepts([names[0] for names in classes.names], classes.no_article).prompts
-    return Pictures(table.images, [prompts[label] for label in table.labels.tolist()], table.labels)
+    return Pictures(table.images, [prompts[label] for label in table.labels.tolist()], table.labels, table=table)
 
 
 def pictures_of_folder(folder, side=None):
@@ -98,14 +109,15 @@ def pictures_of_folder(folder, side=None):
     """
     if not Path(folder).is_dir():
         raise UserError(f"no folder {folder}: name one with pictures, or with shards")
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise UserError(f"no pictures in {folder}: it needs {', '.join(sorted(SUFFIXES))} files, or shards")
-    images = [read_image(path) for path in paths]
-    if side is None:
-        sizes = {image.size for image in images}
-        if len(sizes) > 1:
-            (a, b), (c, d) = sorted(sizes)[:2]
+        raise UserError(f"no pictures in {folder}: it needs files such as .png or .jpg, or shards")
+    images, size = [], None
+    for path in paths:
+        image = read_image(path)
+        if side is None and size not in (None, image.size):
+            (a, b), (c, d) = size, image.size
             raise UserError(f"the pictures in {folder} have different sizes ({a}x{b}, {c}x{d}, ...): make them one size")
-        side = min(images[0].size)
-    return Pictures(torch.stack([to_uint8(square(image, side)) for image in images]))
+        size = image.size
+        images.append(to_uint8(square(image, side or min(size))))
+    return Pictures(torch.stack(images))

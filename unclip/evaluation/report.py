@@ -11,7 +11,7 @@ from .curves import write_curve
 from .judge import FIGURES
 from .prior import PRIOR_FIGURES
 
-WORST = 10
+WORST, LETTERS = 10, 40
 SHARE = "{:.1%}"
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 40, 10, 64
 
@@ -94,27 +94,24 @@ def table(heads, rows):
 
 def contact_sheet(pictures):
     """A row a prompt, the prompt beside it: at most SHEET_ROWS rows, evenly picked, of SHEET_COLUMNS pictures."""
-    prompts = pictures.prompts or [""] * len(pictures)
-    rows = {}
-    for k, prompt in enumerate(prompts):
-        rows.setdefault(prompt, []).append(k)
-    if max(map(len, rows.values())) == 1:  # captions of their own, and none to share a row with
-        places = [k for k, in rows.values()]
-        rows = {f"{k + 1} to {min(k + SHEET_COLUMNS, len(places))}": places[k : k + SHEET_COLUMNS]
-                for k in range(0, len(places), SHEET_COLUMNS)}  # fmt: skip
+    rows, count = {}, len(pictures)
+    for k, prompt in enumerate(pictures.prompts or []):
+        rows.setdefault(prompt[:LETTERS], []).append(k)
+    if len(rows) > count / 2 or not rows:  # nearly every picture has a caption of its own, or none has
+        starts = range(0, count, SHEET_COLUMNS)
+        rows = {f"{k + 1} to {min(k + SHEET_COLUMNS, count)}": list(range(k, min(k + SHEET_COLUMNS, count))) for k in starts}
     step = -(-len(rows) // SHEET_ROWS)
     shown = list(rows.items())[::step]
     columns = min(SHEET_COLUMNS, max(len(places) for _, places in shown))
     font = ImageFont.load_default(size=13)
-    margin = max(round(font.getlength(prompt)) for prompt, _ in shown) + 12 if pictures.prompts else 0
+    margin = max(round(font.getlength(title)) for title, _ in shown) + 12
     strips = []
-    for prompt, places in shown:
+    for title, places in shown:
         images = to_pil(to_float(pictures.images[places[:columns]]))
-        strips.append((prompt, grid(images, len(images), scale=max(1, SHEET_SIDE // images[0].width))))
+        strips.append((title, grid(images, len(images), scale=max(1, SHEET_SIDE // images[0].width))))
     height, width = strips[0][1].height + 2, max(strip.width for _, strip in strips)
     sheet = Image.new("RGB", (margin + width, height * len(strips)), "white")
-    for row, (prompt, strip) in enumerate(strips):
+    for row, (title, strip) in enumerate(strips):
         sheet.paste(strip, (margin, row * height))
-        if margin:
-            ImageDraw.Draw(sheet).text((margin - 6, row * height + height // 2), prompt, "black", font, anchor="rm")
+        ImageDraw.Draw(sheet).text((margin - 6, row * height + height // 2), title, "black", font, anchor="rm")
     return sheet

@@ -26,6 +26,8 @@ def parse_sweeps(texts, model):
         if not equals or not values:
             raise UserError(f"--sweep {text}: write it as SETTING=VALUE,VALUE, e.g. guidance_scale=1,2,4")
         setting = setting.strip()
+        if setting == "stop_after" or setting in [sweep.setting for sweep in sweeps]:
+            raise UserError(f"--sweep {text}: each setting once, and not stop_after, whose pictures differ in size")
         checked = tuple(getattr(model.settings(**{setting: value}), setting) for value in values)
         if len(set(checked)) < 2:
             raise UserError(f"--sweep {text}: name two values at least that differ")

@@ -13,7 +13,7 @@ from ..data.images import grid, to_float, to_pil
 from ..decoder import Decoder
 from ..diffusion import SeededNoise
 from ..errors import UserError
-from ..model_index import begin_model, write_vocabulary
+from ..model_index import begin_model, side_before, write_vocabulary
 from ..networks.prior_transformer import PriorTransformer
 from ..networks.unet import UNet
 from ..prior import DiffusionPrior
@@ -151,8 +151,13 @@ def train_upsampler(path, overrides=()):
     model = build(Upsampler, config, path, **config.model.model_dump(exclude_none=True))
     if model.unet_last is not None:
         raise UserError(f"{path}: model.last_step is for weights trained elsewhere: leave it out")
+    takes, drawn = model.image_size // model.scale, side_before(config.out, config.stage)
+    if drawn not in (None, takes):
+        raise UserError(f"{path}: this upsampler takes {takes}x{takes}, but {config.out} draws {drawn}x{drawn} before it")
     source = Source(config, clip)
     val = source.validation()
+    if clip is not None:
+        begin(config)
     train(model, source.training(), val, config, sample=lambda model: upsampled_grid(model, val[0]),
           export=lambda model: model.save(Path(config.out) / f"upsampler-{config.stage}"))  # fmt: skip
 
