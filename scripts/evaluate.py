@@ -1,8 +1,14 @@
-"""How often are a model's pictures of a concept named right by zero-shot CLIP classification?
+"""How good is a model? Its pictures against real ones, and against their prompts, in figures and plots.
 
-    python scripts/evaluate.py --model pocket --concepts data/pocket/concepts.txt --num-images 200
+    python scripts/evaluate.py --model pocket --data runs/data/everyday --num-images 2000
+    python scripts/evaluate.py --concepts data/pocket/concepts.txt --num-images 200     # without real pictures
+    python scripts/evaluate.py --data runs/data/everyday --sweep guidance_scale=1,2,3,4
+    python scripts/evaluate.py --concepts my/cars.txt --say red --say black            # do words do what they say?
+    python scripts/evaluate.py --images my/pictures --data my/photographs               # drawn by whatever
 
-The judge is the model's own CLIP unless --judge names another; its verdict flatters a model that was guided by it.
+Writes report.json, report.md, a contact sheet, and a curve a sweep. Distances, precision and recall are taken in the
+features of the model's own CLIP, whose verdict flatters a model that was guided by it; --features inception gives
+those of published FIDs, --judge names another CLIP.
 """
 
 import argparse
@@ -13,27 +19,46 @@ from unclip import cli
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_sampling_options(parser)
-    parser.add_argument("--concepts", required=True, metavar="FILE", help="a concept a line")
-    parser.add_argument("--num-images", type=int, default=200, help="in all, evenly over the concepts (default 200)")
-    parser.add_argument("--judge", help="another CLIP: a folder or an OpenCLIP name")
-    parser.add_argument("--pretrained", help="the tag of the judge's weights")
-    parser.add_argument("--json", metavar="FILE", help="write all figures here")
-    parser.add_argument("--grid", metavar="FILE", help="write a contact sheet here, a row a concept")
+    parser.add_argument("--data", metavar="DIR", help="real pictures: shards, or a plain folder of pictures")
+    parser.add_argument("--split", default="test", help="of the shards (default: test)")
+    parser.add_argument("--concepts", metavar="FILE", help="draw these, one a line, instead of the data's classes")
+    parser.add_argument("--images", metavar="DIR", help="judge the pictures in this folder instead of drawing some")
+    parser.add_argument("--num-images", type=int, default=200, help="in all, evenly over the prompts (default 200)")
+    parser.add_argument("--judge", metavar="CLIP", help="another CLIP: a model folder or an OpenCLIP name")
+    parser.add_argument("--judge-pretrained", metavar="TAG", help="of its weights")
+    parser.add_argument("--features", metavar="NAME", help="another CLIP for the distances, or inception")
+    parser.add_argument("--features-pretrained", metavar="TAG", help="of its weights")
+    parser.add_argument("--sweep", action="append", default=[], metavar="SETTING=V,V", help="measure at each value")
+    parser.add_argument("--say", action="append", default=[], metavar="WORD",
+                        help="how often is it seen with the word in the prompt, and without? red, black, dark, ...")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=100, help="of the bootstrap (default 100)")
+    parser.add_argument("--no-prior", action="store_true", help="leave the figures of the prior out")
+    parser.add_argument("--out", default="outputs/evaluation", metavar="DIR", help="default: outputs/evaluation")
     args = parser.parse_args(argv)
 
-    from unclip.evaluation.generated import draw_and_name
+    from unclip.evaluation.evaluate import Request, evaluate
 
-    draw_and_name(
-        model=args.model,
-        concepts=args.concepts,
-        num_images=args.num_images,
-        seed=args.seed,
-        settings=cli.sampling_settings(args),
-        judge=args.judge,
-        pretrained=args.pretrained,
-        json_file=args.json,
-        grid_file=args.grid,
-        device=args.device,
+    evaluate(
+        Request(
+            model=args.model,
+            images=args.images,
+            data=args.data,
+            split=args.split,
+            concepts=args.concepts,
+            num_images=args.num_images,
+            seed=args.seed,
+            settings=cli.sampling_settings(args),
+            say=args.say,
+            sweeps=args.sweep,
+            judge=args.judge,
+            judge_pretrained=args.judge_pretrained,
+            features=args.features,
+            features_pretrained=args.features_pretrained,
+            rounds=args.rounds,
+            with_prior=not args.no_prior,
+            out=args.out,
+            device=args.device,
+        )
     )
 
 

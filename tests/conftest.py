@@ -18,6 +18,7 @@ from unclip.decoder import Decoder
 from unclip.diffusion import SeededNoise
 from unclip.pipeline import UnCLIP
 from unclip.prior import DiffusionPrior
+from unclip.upsampler import Upsampler
 
 import_open_clip()  # first: what it does for torchvision beside PyTorch's CPU build, diffusers needs as well
 
@@ -38,6 +39,7 @@ UNET = {
     "middle_attention": True,
     "head_dim": 16,
 }
+CONVOLUTIONS = {"channels": 16, "multipliers": [1, 2], "num_res_blocks": 1, "norm": "layer"}
 VOCABULARY = "a photo of dog cat the red car bridge"
 
 
@@ -128,6 +130,21 @@ def model_copy(model_files, tmp_path):
 @pytest.fixture(scope="session")
 def model(model_files):
     return UnCLIP.from_pretrained(model_files)
+
+
+@pytest.fixture(scope="session")
+def cascade_files(model_files, tmp_path_factory):
+    """A model folder with two upsamplers, to 16x16 and 64x64; the second is told the image embedding. Read it only."""
+    folder = shutil.copytree(model_files, tmp_path_factory.mktemp("models") / "cascade")
+    randomise(Upsampler(unet=CONVOLUTIONS, image_size=2 * SIDE, scale=2)).save(folder / "upsampler-1")
+    second = Upsampler(unet=CONVOLUTIONS, image_size=8 * SIDE, scale=4, embed_dim=D, max_noise=0.2)
+    randomise(second).save(folder / "upsampler-2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cascade(cascade_files):
+    return UnCLIP.from_pretrained(cascade_files)
 
 
 @pytest.fixture

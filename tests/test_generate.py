@@ -65,6 +65,13 @@ def test_a_png_an_image_and_a_grid(generate, model_files, tmp_path):
     assert corners == [Image.open(path).getpixel((0, 0)) for path in pictures]
 
 
+@pytest.mark.parametrize("stage, side", [("base", 8), ("upsampler-1", 16), ("upsampler-2", 64)])
+def test_the_stages_can_be_seen(generate, cascade_files, stage, side):
+    code, out, _ = generate("a dog", "--num-images", "1", "--stop-after", stage, "--upsampler-steps", "2", model=cascade_files)
+    assert code == 0 and Image.open(out[0]).size == (side, side)
+    assert json.loads(Image.open(out[0]).text["settings"])["stop_after"] == stage
+
+
 def test_the_same_command_writes_the_same_files(generate, tmp_path):
     for name in ("one", "two"):
         assert generate("a dog", "--num-images", "2", out=tmp_path / name)[0] == 0
@@ -135,6 +142,8 @@ def test_progress_is_shown(generate):
     (["a dog", "--sampler", "dimm"], "did you mean 'ddim'"),
     (["a dog", "--steps", "0"], "num_inference_steps = 0"),
     (["a dog", "--steps", "1001"], "1 to 1000"),
+    (["a dog", "--stop-after", "upsampler-1"], "no stage 'upsampler-1': choose base"),
+    (["a dog", "--upsampler-steps", "0"], "upsampler_num_inference_steps = 0"),
     (["a dog", "--prior-steps", "0"], "prior_num_inference_steps = 0"),
     (["a dog", "--guidance-scale", "nan"], "guidance_scale"),
     (["a dog", "--model", "no/such/folder"], "no/such/folder"),

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from unclip.errors import UserError
-from unclip.model_index import begin_model, read_index, read_vocabulary, write_vocabulary
+from unclip.model_index import begin_model, read_index, read_vocabulary, upsampler_folders, write_vocabulary
 
 
 @pytest.fixture
@@ -87,6 +87,18 @@ def test_a_model_of_another_clip_is_not_mixed(clip_folder, tmp_path):
         begin_model(out, clip_folder, None, True)
     assert (out / "model_index.json").read_bytes() == before
     assert (out / "clip" / "open_clip_model.safetensors").read_bytes() == b"weights"
+
+
+def test_upsamplers_are_found_in_order(tmp_path):
+    assert upsampler_folders(tmp_path) == []
+    for k in range(1, 12):
+        (tmp_path / f"upsampler-{k}").mkdir()
+    assert [p.name for p in upsampler_folders(tmp_path)] == [f"upsampler-{k}" for k in range(1, 12)]
+    (tmp_path / "upsampler-old").mkdir()
+    assert len(upsampler_folders(tmp_path)) == 11
+    (tmp_path / "upsampler-2").rmdir()
+    with pytest.raises(UserError, match="no upsampler-2"):
+        upsampler_folders(tmp_path)
 
 
 def test_vocabulary(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CONVOLUTIONS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -104,6 +105,88 @@ def test_progress_rises_to_exactly_one(model):
     assert len(seen) == steps * 3  # three batches
     assert seen == sorted(seen) and len(set(seen)) == len(seen)
     assert seen[0] == pytest.approx(2 / (5 * steps)) and seen[-1] == 1
+
+
+# ---- upsamplers ------------------------------------------------------------------------------------------------------
+
+def test_stages_run_in_a_row_and_can_be_cut(cascade):
+    assert cascade.stages == ["base", "upsampler-1", "upsampler-2"]
+    options = {"num_images": 2, "seed": 3, "upsampler_num_inference_steps": 2}
+    base, first, second = (draw(cascade, **options, stop_after=stage) for stage in cascade.stages)
+    assert [x.shape for x in (base, first, second)] == [(2, 3, 8, 8), (2, 3, 16, 16), (2, 3, 64, 64)]
+    assert torch.equal(draw(cascade, **options), second)
+    assert (first[0] - first[1]).abs().max() > 0.01 and second.abs().max() <= 1
+
+
+def test_a_stage_draws_from_the_one_before_it_and_from_the_embedding(cascade):
+    settings = cascade.settings(upsampler_num_inference_steps=2)
+    texts = cascade.texts(["a dog"])
+    embed = cascade.image_embeddings(texts, [3], settings)
+    before, changed = torch.zeros(1, 3, 16, 16), torch.full((1, 3, 16, 16), 0.5)
+    drawn = [cascade.enlarge(cascade.upsamplers[1], images, e, SeededNoise([1]), settings)
+             for images, e in ((before, embed), (changed, embed), (before, -embed))]  # fmt: skip
+    assert drawn[0].shape == (1, 3, 64, 64)
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3 and (drawn[0] - drawn[2]).abs().max() > 1e-3
+
+
+def test_upsampled_pictures_do_not_depend_on_the_batch(cascade):
+    options = {"upsampler_num_inference_steps": 2, "upsampler_noise_level": 0.1, "stop_after": "upsampler-1", "sampler": "ddpm"}
+    together = draw(cascade, num_images=3, seed=7, **options)
+    split = draw(cascade, num_images=3, seed=7, batch_size=1, **options)
+    torch.testing.assert_close(split, together, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("setting, value", [
+    ("upsampler_num_inference_steps", 3), ("upsampler_noise_level", 0.1), ("upsampler_blur", 0.5),
+])  # fmt: skip
+def test_every_setting_of_the_upsamplers_changes_the_picture(cascade, setting, value):
+    options = {"stop_after": "upsampler-1", "upsampler_num_inference_steps": 2}
+    assert (draw(cascade, **options) - draw(cascade, **{**options, setting: value})).abs().max() > 1e-3
+
+
+def test_progress_counts_the_stages_that_run(cascade):
+    for stage, steps in (("base", 2 * 2 + 3), ("upsampler-1", 2 * 2 + 3 + 2), (None, 2 * 2 + 3 + 4)):
+        seen = []
+        cascade("a dog", callback=seen.append, upsampler_num_inference_steps=2, stop_after=stage)
+        assert len(seen) == steps and seen[-1] == 1
+
+
+def test_a_stage_takes_the_strength_that_it_was_trained_for(cascade, monkeypatch):
+    seen = []
+    for upsampler in cascade.upsamplers:
+        draw_it = upsampler.sample
+        monkeypatch.setattr(upsampler, "sample", lambda *a, f=draw_it, **k: seen.append(k["noise_level"]) or f(*a, **k))
+    draw(cascade, upsampler_noise_level=0.3, upsampler_num_inference_steps=1)
+    assert seen == [0.3, 0.2]
+
+
+@pytest.mark.parametrize("settings, says", [
+    ({"stop_after": "upsampler-3"}, "no stage 'upsampler-3': choose base, upsampler-1, upsampler-2"),
+    ({"upsampler_num_inference_steps": 0}, "upsampler_num_inference_steps = 0"),
+    ({"upsampler_num_inference_steps": 1001}, "1 to 1000"),
+    ({"upsampler_noise_level": 0.35}, "upsampler_noise_level: choose 0 to 0.3"),
+    ({"upsampler_blur": 0.7}, "upsampler_blur: choose 0 to 0.6"),
+    ({"upsampler_blur": -1}, "upsampler_blur"),
+])  # fmt: skip
+def test_upsampler_settings_out_of_range(cascade, settings, says):
+    with pytest.raises(UserError) as error:
+        cascade("a dog", **settings)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_without_upsamplers_has_one_stage(model):
+    assert model.stages == ["base"] and torch.equal(draw(model, stop_after="base"), draw(model))
+    with pytest.raises(UserError, match="no stage 'upsampler-1': choose base"):
+        draw(model, stop_after="upsampler-1")
+
+
+def test_stages_that_do_not_fit_are_refused(cascade, make_decoder):
+    parts = cascade.clip, cascade.prior, cascade.decoder, cascade.defaults, frozenset()
+    with pytest.raises(UserError, match="upsampler-1 takes pictures of 16x16, the stage before it draws 8x8"):
+        UnCLIP(*parts, cascade.upsamplers[1:])
+    other = unclip.Upsampler(unet=CONVOLUTIONS, image_size=16, scale=2, embed_dim=9)
+    with pytest.raises(UserError, match="upsampler-1 and the prior were trained for different CLIPs"):
+        UnCLIP(*parts, [other])
 
 
 # ---- the text --------------------------------------------------------------------------------------------------------

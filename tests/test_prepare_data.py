@@ -79,6 +79,30 @@ def test_tiny_imagenet(archive, tmp_path):
     assert len({k.split("_")[0] for k in train.keys[:4]}) > 1  # the classes are mixed
 
 
+def test_tiny_imagenets_boxes_let_readings_be_said(archive, tmp_path):
+    """A red thing on the right of a green picture, which its box tells; and pictures whose boxes are missing or broken."""
+    path = tmp_path / "boxes.zip"
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            if not name.endswith("_boxes.txt") and "val_annotations" not in name:
+                new.writestr(name, old.read(name))
+        image = Image.new("RGB", (64, 64), (30, 150, 40))
+        image.paste((220, 20, 30), (40, 20, 60, 40))
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=95)
+        new.writestr(f"tiny-imagenet-200/train/{WNIDS[2]}/images/{WNIDS[2]}_9.JPEG", out.getvalue())
+        new.writestr("tiny-imagenet-200/val/images/val_9.JPEG", out.getvalue())
+        rows = [f"{WNIDS[2]}_9.JPEG\t40\t20\t59\t39", f"{WNIDS[2]}_0.JPEG\t9\t0\tx\t1", f"{WNIDS[2]}_1.JPEG\t9\t0\t5\t1"]
+        new.writestr(f"tiny-imagenet-200/train/{WNIDS[2]}/{WNIDS[2]}_boxes.txt", "\n".join(rows))
+        new.writestr("tiny-imagenet-200/val/val_annotations.txt", f"val_9.JPEG\t{WNIDS[2]}\t40\t20\t59\t39\n")
+    prepare.tiny_imagenet(path, tmp_path / "out", say=Lines())
+    train, test = (load_table(tmp_path / "out", split, 64) for split in ("train", "test"))
+    readings = dict(zip(train.keys, train.readings))
+    assert readings[f"{WNIDS[2]}_9"] == test.readings[0] == {"colour": "red", "size": "small", "place": "right"}
+    assert readings[f"{WNIDS[2]}_0"] == readings[f"{WNIDS[2]}_1"] == readings[f"{WNIDS[0]}_0"] == {}
+    assert {"red", "left", "close-up"} <= set(train.words())
+
+
 def test_tiny_imagenet_of_some_classes(archive, tmp_path):
     (tmp_path / "few.txt").write_text(f"# two\n{WNIDS[2]}  # lemon\n\n{WNIDS[0]} # cat\n{WNIDS[2]}\n")
     prepare.tiny_imagenet(archive, tmp_path / "out", tmp_path / "few.txt", Lines())

@@ -228,14 +228,6 @@ def test_output_files(tmp_path):
             output_file(path, "--json")
 
 
-@pytest.mark.parametrize("option", ["--json", "--grid"])
-def test_drawing_looks_at_its_output_paths_before_it_loads_a_model(run_script, tmp_path, option):
-    (tmp_path / "concepts.txt").write_text("dog\nox\n")
-    code, _, err = run_script(
-        "evaluate", "--model", tmp_path / "no", "--concepts", tmp_path / "concepts.txt", option, tmp_path
-    )
-    assert code == 2 and len(err) == 1 and f"{option} {tmp_path} is a folder" in err[0]
-
 
 @pytest.mark.parametrize("classes, cell", [(3, 40), (50, 20), (200, 13)])
 def test_confusion_picture(classes, cell):

@@ -10,6 +10,7 @@ _HOMES = {
     "FrozenCLIP": "unclip.clip",
     "DiffusionPrior": "unclip.prior",
     "Decoder": "unclip.decoder",
+    "Upsampler": "unclip.upsampler",
 }
 __all__ = list(_HOMES)
 

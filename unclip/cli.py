@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import os
 import sys
+from pathlib import Path
 
 from .errors import UserError
 
@@ -55,6 +57,8 @@ def add_sampling_options(parser):
     parser.add_argument("--prior-steps", type=int, help="steps of the prior")
     parser.add_argument("--guidance-scale", type=float, help="guidance of the decoder; 1: none")
     parser.add_argument("--prior-guidance-scale", type=float, help="guidance of the prior; 1: none")
+    parser.add_argument("--upsampler-steps", type=int, help="steps of every upsampler")
+    parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
     parser.add_argument("--sampler", help="ddpm, ddim or dpm++")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
 
@@ -66,8 +70,22 @@ def sampling_settings(args):
         "guidance_scale": args.guidance_scale,
         "prior_num_inference_steps": args.prior_steps,
         "prior_guidance_scale": args.prior_guidance_scale,
+        "upsampler_num_inference_steps": args.upsampler_steps,
+        "stop_after": args.stop_after,
         "sampler": args.sampler,
     }
+
+
+def output_folder(path):
+    """A path that is a folder, or can become one. Raises UserError for any other."""
+    path = Path(path)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--out {path}: {place} is a file: name a folder")
+    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"--out {path}: {above} is not yours to write to: choose another folder")
+    return path
 
 
 def device_of(name):

@@ -6,11 +6,10 @@ Captions count as the papers do: t = 0 is the clean picture, t = T is noise (the
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .cli import device_of
+from .cli import device_of, output_folder
 from .data.images import read_image, square, to_float, to_pil, to_uint8
 from .diffusion import SeededNoise, process
 from .files import new_file
-from .generate import output_folder
 from .pipeline import UnCLIP, seeds_from
 from .prompts import checked
 

@@ -9,7 +9,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from .cli import device_of
+from .cli import device_of, output_folder
 from .data.images import grid
 from .errors import UserError
 from .files import new_file
@@ -58,15 +58,6 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
     path = out / f"{names[prompts[0]]}-{seed}-grid.png"
     write_png(sheet, path, prompt=" | ".join(prompts[:GRID_ROWS]), seed=seed, **facts)
     print(path)
-
-
-def output_folder(path):
-    """A path that is a folder, or can become one. Raises UserError for any other."""
-    path = Path(path)
-    for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
-            raise UserError(f"--out {path}: {place} is a file: name a folder")
-    return path
 
 
 def write_png(image, path, **facts):

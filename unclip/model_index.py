@@ -1,10 +1,12 @@
-"""A model on disk: `model_index.json`, `vocabulary.txt`, and a subfolder a part (`clip`, `prior`, `decoder`).
+"""A model on disk: `model_index.json`, `vocabulary.txt`, and a subfolder a part (`clip`, `prior`, `decoder`, and, where
+it enlarges its pictures, `upsampler-1`, `upsampler-2`, ...).
 
 Training fills it part by part; each training adds its own and leaves the others alone.
 """
 
 import filecmp
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -27,6 +29,31 @@ def read_index(folder):
         if not (folder / part).is_dir():
             raise UserError(f"the model {folder} has no {part} yet: run {script}")
     return index
+
+
+def upsampler_folders(folder):
+    """The folders of a model's upsamplers, in order; none for a model that has none.
+
+    Raises:
+        UserError: one is missing before another.
+    """
+    folders = []
+    while (folder / f"upsampler-{len(folders) + 1}").is_dir():
+        folders.append(folder / f"upsampler-{len(folders) + 1}")
+    named = [p for p in folder.iterdir() if re.fullmatch(r"upsampler-\d+", p.name)]
+    beyond = sorted(p.name for p in named if p not in folders)
+    if beyond:
+        raise UserError(f"the model {folder} has {beyond[0]}, but no upsampler-{len(folders) + 1}: train or copy that one")
+    return folders
+
+
+def side_before(folder, stage):
+    """Side of the pictures that a model's part before `upsampler-STAGE` draws; None where that part is not there yet."""
+    part = "decoder" if stage == 1 else f"upsampler-{stage - 1}"
+    try:
+        return json.loads((Path(folder) / part / "config.json").read_text(encoding="utf-8"))["image_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_clip_entry(folder):

@@ -1,5 +1,8 @@
 """UnCLIP: prompt -> pictures. Owns the parts and runs them in a row (Ramesh et al. 2022, figure 2)."""
 
+import random
+from typing import Optional
+
 import torch
 from pydantic import Field
 
@@ -9,9 +12,10 @@ from .decoder import Decoder
 from .diffusion import SAMPLERS, SeededNoise
 from .errors import UserError, nearest
 from .hub import load_clip, model_folder
-from .model_index import INDEX, read_index, read_vocabulary
+from .model_index import INDEX, read_index, read_vocabulary, upsampler_folders
 from .prior import DiffusionPrior
 from .prompts import checked, notes
+from .upsampler import Upsampler
 
 # A CPU generator of torch looks at 32 bits of a seed, and a picture takes two seeds.
 MAX_SEED = 2**31 - 1
@@ -20,8 +24,11 @@ MAX_SEED = 2**31 - 1
 class Settings(Strict):
     """How pictures are drawn. The values here hold where a model's index names no others.
 
-    num_inference_steps, guidance_scale, sampler: of the decoder. prior_...: of the prior, which samples by `ddpm`;
-    prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
+    num_inference_steps, guidance_scale: of the decoder; sampler: of decoder and upsamplers. prior_...: of the prior,
+    which samples by `ddpm`; prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the
+    text is kept. upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`; one that was trained for
+    less takes what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder),
+    "upsampler-1", ...; None: the last.
     """
 
     num_inference_steps: int = Field(50, ge=1)
@@ -30,6 +37,10 @@ class Settings(Strict):
     prior_guidance_scale: float = Field(1.0, allow_inf_nan=False)
     prior_num_samples: int = Field(2, ge=1)
     sampler: str = "ddim"
+    upsampler_num_inference_steps: int = Field(10, ge=1)
+    upsampler_noise_level: float = Field(0.0, ge=0, lt=1)
+    upsampler_blur: float = Field(0.0, ge=0)
+    stop_after: Optional[str] = None
 
 
 class UnCLIP:
@@ -39,17 +50,34 @@ class UnCLIP:
         images = model("a photo of a dog", num_images=4, seed=0)     # four PIL images
 
     Args:
-        clip: a FrozenCLIP; prior: a DiffusionPrior; decoder: a Decoder; all on one device.
+        clip: a FrozenCLIP; prior: a DiffusionPrior; decoder: a Decoder; upsamplers: Upsamplers, in the order in which
+            they enlarge; all on one device.
         defaults: Settings; vocabulary: the words of the training captions, if known.
+
+    Raises:
+        UserError: an upsampler that does not take what the stage before it draws, or embeddings of another CLIP.
     """
 
-    def __init__(self, clip, prior, decoder, defaults, vocabulary=frozenset()):
-        self.clip, self.prior, self.decoder = clip, prior, decoder
+    def __init__(self, clip, prior, decoder, defaults, vocabulary=frozenset(), upsamplers=()):
+        self.clip, self.prior, self.decoder, self.upsamplers = clip, prior, decoder, list(upsamplers)
         self.defaults, self.vocabulary = defaults, vocabulary
+        side = decoder.image_size
+        for k, upsampler in enumerate(self.upsamplers, 1):
+            takes = upsampler.image_size // upsampler.scale
+            if takes != side:
+                raise UserError(f"upsampler-{k} takes pictures of {takes}x{takes}, the stage before it draws {side}x{side}")
+            if upsampler.image_to_time is not None and upsampler.image_to_time.in_features != prior.embed_dim:
+                raise UserError(f"upsampler-{k} and the prior were trained for different CLIPs: copy or train them again")
+            side = upsampler.image_size
+
+    @property
+    def stages(self):
+        """The names of what draws pictures: "base", "upsampler-1", ..."""
+        return ["base", *(f"upsampler-{k}" for k in range(1, len(self.upsamplers) + 1))]
 
     @classmethod
     def from_pretrained(cls, name="pocket", *, device="cpu", dtype=torch.float32):
-        """Load a model: "pocket", a folder, or a hub id. `dtype` is that of prior and decoder; CLIP stays in float32.
+        """Load a model: "pocket", a folder, or a hub id. `dtype` is that of all parts but CLIP, which stays in float32.
 
         Raises:
             UserError: no such model, or an unfinished or damaged one.
@@ -59,9 +87,13 @@ class UnCLIP:
         clip = load_clip(folder, device)
         prior = DiffusionPrior.from_pretrained(folder / "prior").to(device, dtype)
         decoder = Decoder.from_pretrained(folder / "decoder").to(device, dtype, memory_format=torch.channels_last)
+        upsamplers = [
+            Upsampler.from_pretrained(each).to(device, dtype, memory_format=torch.channels_last)
+            for each in upsampler_folders(folder)
+        ]
         if prior.embed_dim != len(decoder.null_image):
             raise UserError(f"prior and decoder of {folder} were trained for different CLIPs: copy or train them again")
-        return cls(clip, prior, decoder, defaults, read_vocabulary(folder))
+        return cls(clip, prior, decoder, defaults, read_vocabulary(folder), upsamplers)
 
     def __call__(self, prompts, *, num_images=1, seed=0, batch_size=16, callback=None, **settings):
         """Draw `num_images` pictures a prompt: a list of PIL images, all of the first prompt first.
@@ -87,12 +119,24 @@ class UnCLIP:
         """
         given = {k: v for k, v in changes.items() if v is not None}
         chosen = check(Settings, {**self.defaults.model_dump(), **given}, "settings")
-        for steps, part in ((chosen.num_inference_steps, self.decoder), (chosen.prior_num_inference_steps, self.prior)):
+        if chosen.stop_after is not None and chosen.stop_after not in self.stages:
+            raise UserError(f"this model has no stage {chosen.stop_after!r}: choose {', '.join(self.stages)}")
+        steps_of = [(chosen.num_inference_steps, self.decoder), (chosen.prior_num_inference_steps, self.prior)]
+        steps_of += [(chosen.upsampler_num_inference_steps, upsampler) for upsampler in self.upsamplers]
+        for steps, part in steps_of:
             if steps > part.schedule.num_timesteps:
                 raise UserError(f"{steps} steps: choose 1 to {part.schedule.num_timesteps}")
+        for strength, trained in (("upsampler_noise_level", "max_noise"), ("upsampler_blur", "max_blur")):
+            most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
+            if self.upsamplers and getattr(chosen, strength) > most:
+                raise UserError(f"{strength}: choose 0 to {most}, for which the upsamplers were trained")
         if chosen.sampler not in SAMPLERS:
             raise UserError(f"no sampler {chosen.sampler!r}{nearest(chosen.sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
         return chosen
+
+    def side(self, settings):
+        """Width and height of the pictures that these settings give."""
+        return [self.decoder, *self.upsamplers][self.stages.index(settings.stop_after or self.stages[-1])].image_size
 
     @torch.no_grad()
     def sample(self, prompts, num_images, seed, settings, *, batch_size=16, callback=None):
@@ -101,7 +145,14 @@ class UnCLIP:
         if num_images < 1 or batch_size < 1:
             raise UserError(f"{num_images} images in batches of {batch_size}: both must be at least 1")
         jobs = [(prompt, s) for prompt in prompts for s in seeds_from(seed, num_images)]
+        return self.sample_each(jobs, settings, batch_size=batch_size, callback=callback)
+
+    @torch.no_grad()
+    def sample_each(self, jobs, settings, *, batch_size=16, callback=None):
+        """A picture for each of N pairs of a prompt and a seed; see `sample`."""
+        upsamplers = self.upsamplers[: self.stages.index(settings.stop_after or self.stages[-1])]
         steps = settings.prior_num_inference_steps * settings.prior_num_samples + settings.num_inference_steps
+        steps += settings.upsampler_num_inference_steps * len(upsamplers)
         done = 0
 
         def step(i, n, x_t, prediction):
@@ -115,7 +166,11 @@ class UnCLIP:
             part, seeds = zip(*jobs[start : start + batch_size])
             texts = self.texts(part)
             embeds = self.image_embeddings(texts, seeds, settings, callback=step)
-            images.append(self.decode(embeds, texts, seeds, settings, callback=step).cpu())
+            drawn = self.decode(embeds, texts, seeds, settings, callback=step)
+            for k, upsampler in enumerate(upsamplers):
+                noise = SeededNoise([random.Random(f"upsampler {k} of {s}").getrandbits(32) for s in seeds])
+                drawn = self.enlarge(upsampler, drawn, embeds, noise, settings, callback=step)
+            images.append(drawn.cpu())
         return torch.cat(images)
 
     def texts(self, prompts):
@@ -147,6 +202,19 @@ class UnCLIP:
             noise=SeededNoise([2 * s + 1 for s in seeds]),
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
+            sampler=settings.sampler,
+            callback=callback,
+        )
+
+    def enlarge(self, upsampler, images, embeds, noise, settings, callback=None):
+        """What an upsampler makes of pictures (B, 3, s, s) with image embeddings (B, D) and a SeededNoise: (B, 3, S, S)."""
+        return upsampler.sample(
+            images,
+            embeds,
+            noise=noise,
+            num_inference_steps=settings.upsampler_num_inference_steps,
+            noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
+            blur=min(settings.upsampler_blur, upsampler.max_blur),
             sampler=settings.sampler,
             callback=callback,
         )

@@ -60,8 +60,11 @@ class ZeroShotClassifier:
     @torch.no_grad()
     def logits(self, images):
         """PIL images, or float (B, 3, H, W) in [-1, 1] -> (B, C): cosines times CLIP's inverse temperature."""
-        embed = F.normalize(self.clip.encode_image(images).float(), dim=-1)  # (B, D)
-        return self.clip.logit_scale() * embed @ self.weights.T
+        return self.logits_of(self.clip.encode_image(images))
+
+    def logits_of(self, image_embed):
+        """As `logits`, for embeddings (B, D) of pictures, which need not be of unit length."""
+        return self.clip.logit_scale() * F.normalize(image_embed.float(), dim=-1) @ self.weights.T
 
     def probabilities(self, images):
         """As `logits`, but the softmax over the classes."""

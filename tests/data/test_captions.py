@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 
+from unclip.data.attributes import WORDS
 from unclip.data.captions import ClassCaptions, with_article, words_of
 from unclip.errors import UserError
 
@@ -53,6 +54,37 @@ def test_words_are_all_that_captions_can_hold(captions):
     rng = random.Random(1)
     for label in (0, 1) * 100:
         assert set(words_of(captions.draw(label, rng)[0])) <= set(captions.words())
+
+
+@pytest.fixture
+def telling():
+    return ClassCaptions([["car", "auto"], ["sunglasses"]], [[], []], ["a photo of {a}", "the {}"], ["sunglasses"], reading_share=1.0)
+
+
+@pytest.mark.parametrize("concept, template, said, caption", [
+    ("car", "a photo of {a}", {"colour": "orange"}, "a photo of an orange car"),
+    ("car", "the {}", {"colour": "red", "place": "left"}, "the red car on the left"),
+    ("sunglasses", "a photo of {a}", {"colour": "blue", "size": "small"}, "a photo of small blue sunglasses"),
+    ("car", "the {}", {"photo": "dark", "size": "close-up", "colour": "red"}, "a dark close-up photo of a red car"),
+    ("car", "the {}", {"photo": "black and white", "place": "right"}, "a black and white photo of a car on the right"),
+    ("car", "a photo of {a}", {}, "a photo of a car"),
+    ("orange", "a photo of {a}", {"colour": "orange", "size": "small"}, "a photo of a small orange"),
+])  # fmt: skip
+def test_readings_go_where_a_person_would_say_them(telling, concept, template, said, caption):
+    assert telling.caption(concept, template, said) == caption
+
+
+def test_what_is_said_was_read_and_sometimes_is_not_said(telling):
+    rng = random.Random(0)
+    readings = {"colour": "red", "photo": "dark", "size": "small", "place": "left"}
+    drawn = [telling.draw(0, rng, readings)[0] for _ in range(2000)]
+    for word in readings.values():
+        assert sum(word in words_of(text) for text in drawn) / 2000 == pytest.approx(0.7, abs=0.04)
+    others = {w for words in WORDS.values() for w in words} - set(readings.values())
+    assert not any(set(words_of(text)) & others for text in drawn)
+    assert all(set(words_of(text)) <= set(telling.words()) for text in drawn)
+    telling.reading_share = 0.0
+    assert not any("red" in telling.draw(0, rng, readings)[0] for _ in range(50)) and "red" not in telling.words()
 
 
 def test_words_of_text():

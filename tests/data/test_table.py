@@ -123,6 +123,39 @@ def test_corrupt_samples_are_skipped_and_counted(tmp_path):
     assert len(lines) == 1 and lines[0].startswith("skipped 6 corrupt")
 
 
+def telling(path, *readings):
+    """A labelled set whose pictures come with readings."""
+    ClassCaptions([["dog"]], [[]], reading_share=1.0).save(path.parent.parent / "captions.json")
+    (path.parent.parent / "classnames.txt").write_text("dog\n")
+    files = [(f"{n}.{e}", c) for n, r in enumerate(readings) for e, c in (("png", png(n)), ("cls", b"0"), ("json", r))]
+    write_tar(path, files)
+
+
+def test_readings_turn_with_the_picture(tmp_path):
+    (tmp_path / "train").mkdir()
+    telling(tmp_path / "train" / "0.tar", b'{"readings": {"place": "left", "colour": "red"}}')
+    read = load_table(tmp_path, "train", 8)
+    assert read.readings == [{"place": "left", "colour": "red"}] and read.take(torch.tensor([0])).readings == read.readings
+    rows = torch.zeros(200, dtype=torch.long)
+    for flip, place, other in ((False, "left", "right"), (True, "right", "left")):
+        said = " ".join(make_batch(read, rows, torch.full((200,), flip), random.Random(0))["caption"])
+        assert f"on the {place}" in said and other not in said and "a red dog" in said
+
+
+def test_readings_that_are_none_make_a_sample_corrupt(tmp_path):
+    (tmp_path / "train").mkdir()
+    telling(tmp_path / "train" / "0.tar", b'{"readings": {"colour": "mauve"}}', b"{", b'{"readings": {}}', b'{"readings": {"x": "red"}}')
+    lines = Lines()
+    assert load_table(tmp_path, "train", 8, lines).keys == ["2"]
+    assert "skipped 3" in lines[0] and "colour: mauve is unknown" in lines[0]
+
+
+def test_other_sets_json_is_passed_over(tmp_path):
+    (tmp_path / "classnames.txt").write_text("dog\n")
+    write_tar(tmp_path / "train" / "0.tar", [("0.png", png(0)), ("0.cls", b"0"), ("0.json", b"no json")])
+    assert load_table(tmp_path, "train", 8).readings == [{}]
+
+
 def test_nothing_readable(tmp_path):
     write_tar(tmp_path / "0.tar", [("0.png", b"no"), ("0.txt", b"a dog")])
     with pytest.raises(UserError, match="nothing readable"):

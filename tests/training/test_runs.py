@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from conftest import CLIP_CONFIG, SIDE, TEXT_LENGTH, TEXT_WIDTH, UNET, D
+from conftest import CLIP_CONFIG, CONVOLUTIONS, SIDE, TEXT_LENGTH, TEXT_WIDTH, UNET, D
 from data.pictures import captioned_tar, png, write_tar
 
 from unclip.data.embeddings import read_embeddings
@@ -19,6 +19,11 @@ from unclip.training.sources import Source
 
 OPTIMIZER = {"name": "muon", "lr": 1e-3, "warmup": 2}
 TRANSFORMER = {"width": 32, "layers": 1, "heads": 2}
+MODELS = {
+    "prior": {"transformer": TRANSFORMER},
+    "decoder": {"unet": UNET},
+    "upsampler": {"unet": CONVOLUTIONS, "scale": 2},
+}
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def write(tmp_path, shards, model_files):
             sections["model"] = {"architecture": CLIP_CONFIG}
         else:
             sections |= {"out": str(tmp_path / "out"), "clip": {"name": str(model_files / "clip"), "unit_variance": True}}
-            sections["model"] = {"transformer": TRANSFORMER} if part == "prior" else {"unet": UNET}
+            sections["model"] = MODELS[part]
         for name, change in changes.items():
             sections[name] = {**sections.get(name, {}), **change} if isinstance(change, dict) else change
         path = tmp_path / f"{part}.yaml"
@@ -86,6 +91,24 @@ def test_the_decoder_with_text_in_two_parts_of_a_batch(write, tmp_path):
     assert Decoder.from_pretrained(tmp_path / "out" / "decoder").text_to_tokens.in_features == TEXT_WIDTH
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_an_upsampler_joins_a_model(write, tmp_path, model_copy, told):
+    model = {"unet": CONVOLUTIONS, "scale": 2, **({"embed_dim": D} if told else {})}
+    changes = {"out": str(model_copy), "data": {"image_size": 2 * SIDE}, "model": model}
+    runs.train_upsampler(write("upsampler", **changes, **({} if told else {"clip": None})))
+    runs.train_upsampler(tmp_path / "run-upsampler" / "config.yaml", ["train.steps=3"])
+    assert (tmp_path / "run-upsampler" / "samples" / "0000003.png").is_file()
+    (image,) = UnCLIP.from_pretrained(model_copy)("picture 3", upsampler_num_inference_steps=1)
+    assert image.size == (2 * SIDE, 2 * SIDE)
+
+
+def test_an_upsampler_that_does_not_fit_leaves_the_model_alone(write, model_copy):
+    path = write("upsampler", out=str(model_copy), clip=None, data={"image_size": 4 * SIDE})
+    with pytest.raises(UserError, match=f"takes {2 * SIDE}x{2 * SIDE}, but .* draws {SIDE}x{SIDE}"):
+        runs.train_upsampler(path)
+    assert UnCLIP.from_pretrained(model_copy).stages == ["base"]
+
+
 def test_a_clip_is_trained_and_then_used(write, tmp_path):
     runs.train_clip(write("clip", model={"architecture": CLIP_CONFIG, "crop": [12, 16], "train_size": 16, "low_resolution": 0.5}))
     runs.train_prior(write("prior", clip={"name": str(tmp_path / "run-clip" / "clip"), "unit_variance": False}))
@@ -105,6 +128,12 @@ def test_a_clip_is_trained_and_then_used(write, tmp_path):
     ("decoder", {"data": {"image_size": SIDE + 1}}, "is no multiple of 2"),
     ("decoder", {"model": {"unet": {**UNET, "head_dim": None}}}, "head_dim is needed where there is attention"),
     ("decoder", {"clip": {"name": "nothing"}}, "nothing"),
+    ("upsampler", {"model": {"embed_dim": D + 1}}, "model.embed_dim is"),
+    ("upsampler", {}, "clip and model.embed_dim go together"),
+    ("upsampler", {"model": {"embed_dim": D}, "clip": None}, "clip and model.embed_dim go together"),
+    ("upsampler", {"clip": None, "model": {"scale": 3}}, "scale=3"),
+    ("upsampler", {"clip": None, "model": {"last_step": True}}, "model.last_step is for weights trained elsewhere"),
+    ("upsampler", {"clip": None, "model": {"unet": {**CONVOLUTIONS, "attention_levels": [1]}}}, "attention_levels"),
     ("clip", {"model": {"architecture": {"embed_dim": 4}}}, "text_cfg"),
     ("clip", {"model": {"architecture": CLIP_CONFIG, "crop": [8, 99]}}, "model.crop is [8, 99]"),
     ("clip", {"data": {"folder": "nowhere"}}, "no data folder nowhere"),

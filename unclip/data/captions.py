@@ -1,6 +1,7 @@
 """Captions of labelled pictures: a name of the class or a common noun above it, put into a template.
 
-In a template `{}` stands for the name and `{a}` for the name with its article ("a dog", "an ox", "sunglasses").
+In a template `{}` stands for the name and `{a}` for the name with its article ("a dog", "an ox", "sunglasses"). What was
+read off a picture (see attributes.py) goes into some of its captions: "a dark photo of a small red car on the left".
 """
 
 import json
@@ -10,9 +11,12 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import read_lines
+from .attributes import WORDS
 
 VOWEL_SOUND = re.compile(r"(?!eu|ew|uni(?!n|m)|us[eu]|ut[ei]|uku|onc?e\b)[aeiou]|hour|honest|heir|x-?ray")
 PLAIN_TEMPLATES = ["a photo of {a}"]
+SAID = 0.7
+PHOTO_WORDS = ("black and white", "dark", "bright", "close-up")  # they are of the photograph, not of the thing
 
 
 @dataclass
@@ -20,7 +24,8 @@ class ClassCaptions:
     """How the classes of a labelled set are called.
 
     names: a list a class, the first being the one shown; nouns: a list a class, possibly empty.
-    noun_share: the share of captions that use a noun where the class has one.
+    noun_share: the share of captions that use a noun where the class has one. reading_share: the share that says what
+    was read off the picture, where anything was; such a caption says each reading with a chance of SAID.
     """
 
     names: list
@@ -28,6 +33,7 @@ class ClassCaptions:
     templates: list = field(default_factory=lambda: list(PLAIN_TEMPLATES))
     no_article: list = field(default_factory=list)
     noun_share: float = 0.35
+    reading_share: float = 0.0
 
     def concepts(self, label):
         """Every name and noun of a class."""
@@ -37,10 +43,11 @@ class ClassCaptions:
         """Every name and noun of the set, once, in order of first appearance."""
         return list(dict.fromkeys(c for label in range(len(self.names)) for c in self.concepts(label)))
 
-    def draw(self, label, rng):
+    def draw(self, label, rng, readings=None):
         """A caption for a picture of a class, and the concept in it: (caption, concept).
 
-        The first name takes half of the names' share; `rng` is a `random.Random`.
+        The first name takes half of the names' share; `rng` is a `random.Random`. readings: as `read_attributes` gives
+        them, or None.
         """
         names, nouns = self.names[label], self.nouns[label]
         if nouns and rng.random() < self.noun_share:
@@ -49,15 +56,31 @@ class ClassCaptions:
             concept = names[0]
         else:
             concept = rng.choice(names[1:])
-        return self.caption(concept, rng.choice(self.templates)), concept
+        template, said = rng.choice(self.templates), {}
+        if readings and rng.random() < self.reading_share:
+            said = {key: word for key, word in readings.items() if rng.random() < SAID}
+        return self.caption(concept, template, said), concept
 
-    def caption(self, concept, template):
-        """A template filled with a concept."""
-        return template.replace("{a}", with_article(concept, self.no_article)).replace("{}", concept)
+    def caption(self, concept, template, said=None):
+        """A template filled with a concept and with the readings that are to be said.
+
+        Light and nearness need a photo to be said of, and take the template's place; the rest goes beside the name.
+        """
+        said = {k: w for k, w in (said or {}).items() if w not in words_of(concept)}  # no "orange orange"
+        kind = [said[key] for key in ("photo", "size") if said.get(key) in PHOTO_WORDS]
+        if kind:
+            template = f"{with_article(' '.join(kind))} photo of {{a}}"
+        adjectives = [said[key] for key in ("size", "colour") if key in said and said[key] not in PHOTO_WORDS]
+        place = f" on the {said['place']}" if "place" in said else ""
+        phrase = " ".join([*adjectives, concept])
+        article = phrase if concept in self.no_article else with_article(phrase)
+        return template.replace("{a}", article + place).replace("{}", phrase + place)
 
     def words(self):
         """Every word that a caption of this set can hold, in lower case."""
         texts = [self.caption(c, t) for c in self.all_concepts() for t in self.templates]
+        if self.reading_share:
+            texts += ["an photo of on the", *(word for words in WORDS.values() for word in words)]
         return sorted({w for text in texts for w in words_of(text)})
 
     def save(self, path):

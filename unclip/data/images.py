@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 
 from ..errors import UserError, first_line
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
 
 def decode(content, size, squash=False):
     """Encoded bytes -> uint8 tensor (3, size, size): RGB, resized (antialiased), cropped to the centre square.
@@ -71,10 +73,14 @@ def to_float(images):
     return images.float() / 127.5 - 1
 
 
+def to_bytes(images):
+    """Float in [-1, 1] (clamped) -> uint8 in 0..255, as a file holds it."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 def to_pil(images):
     """Float tensor (B, 3, H, W) in [-1, 1] (clamped) -> list of PIL images."""
-    arrays = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(a) for a in arrays]
+    return [Image.fromarray(a) for a in to_bytes(images).permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def grid(images, columns, scale=1, gap=2):

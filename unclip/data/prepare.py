@@ -20,13 +20,14 @@ from tqdm import tqdm
 from ..cli import disk_is_full
 from ..errors import UserError
 from ..files import new_file, read_lines
+from .attributes import read_attributes
 from .captions import ClassCaptions
-from .images import to_rgb
+from .images import IMAGE_SUFFIXES, to_rgb
 from .shards import Skipped, shard_writer, write_shards
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CLASS_TABLE = Path(__file__).resolve().parents[2] / "data" / "tiny-imagenet"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+READING_SHARE = 0.5
 # Prompts for zero-shot classification; CLIP-benchmark writes {c} for the name.
 ZERO_SHOT_TEMPLATES = [
     "a photo of a {c}.", "a picture of a {c}.", "a good photo of a {c}.", "a small photo of a {c}.",
@@ -36,6 +37,8 @@ ZERO_SHOT_TEMPLATES = [
 
 def tiny_imagenet(source, out, classes=None, say=print):
     """Write Tiny ImageNet as labelled shards: `train`, and its validation pictures as `test`.
+
+    What its bounding boxes let one read off each picture (see attributes.py) goes into a `.json` beside it.
 
     source: the zip; None downloads it from its official address. classes: a file of WordNet ids, one a line (what
     follows '#' is a remark), or None for all 200. Pictures that the zip gives damaged are skipped and counted.
@@ -60,24 +63,29 @@ def tiny_imagenet(source, out, classes=None, say=print):
     label_of, skipped = {wnid: label for label, wnid in enumerate(wanted)}, Skipped()
 
     def samples(labelled):
-        for name, wnid in labelled:
-            if wnid in label_of:
-                try:
-                    content = archive.read(name)
-                except (zipfile.BadZipFile, zlib.error, KeyError) as error:
-                    skipped(error)
-                    continue
-                yield {"__key__": Path(name).stem, "jpg": content, "cls": str(label_of[wnid]).encode()}
+        for name, wnid, box in labelled:
+            try:
+                content = archive.read(name)
+                readings = read_attributes(to_rgb(Image.open(io.BytesIO(content))), box) if box else {}
+            except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as error:
+                skipped(error)
+                continue
+            facts = json.dumps({"readings": readings}).encode()
+            yield {"__key__": Path(name).stem, "jpg": content, "cls": str(label_of[wnid]).encode(), "json": facts}
 
-    train = [(n, n.split("/")[2]) for n in names if n.startswith("tiny-imagenet-200/train/") and n.endswith(".JPEG")]
+    pictures = [n for n in names if n.startswith("tiny-imagenet-200/train/") and n.endswith(".JPEG")]
+    train = [(n, n.split("/")[2]) for n in pictures if n.split("/")[2] in label_of]
     train.sort(key=lambda pair: Path(pair[0]).stem[::-1])  # mixes the classes, repeatably
-    test = [line.split("\t")[:2] for line in annotations if "\t" in line]
-    test = [(f"tiny-imagenet-200/val/images/{file}", wnid) for file, wnid in test]
+    boxes = {file: box for wnid in wanted for file, box in training_boxes(archive, wnid)}
+    train = [(n, wnid, boxes.get(Path(n).name)) for n, wnid in train]
+    test = [line.split("\t") for line in annotations if "\t" in line]
+    test = [(f"tiny-imagenet-200/val/images/{file}", wnid, box_of(box)) for file, wnid, *box in test if wnid in label_of]
     captions = ClassCaptions(
         names=[table[w]["names"] for w in wanted],
         nouns=[table[w]["nouns"] for w in wanted],
         templates=read_lines(CLASS_TABLE / "templates.txt"),
         no_article=read_lines(CLASS_TABLE / "no_article.txt"),
+        reading_share=READING_SHARE,
     )
     with archive, filled(out) as folder:
         say(f"train: {write_shards(samples(train), folder / 'train')} pictures of {len(wanted)} classes")
@@ -90,6 +98,25 @@ def tiny_imagenet(source, out, classes=None, say=print):
             ("dataset_type.txt", ["multiclass"]),
         ]:
             (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def training_boxes(archive, wnid):
+    """The (file name, box) pairs of a class; none where the zip has no list of them."""
+    try:
+        text = archive.read(f"tiny-imagenet-200/train/{wnid}/{wnid}_boxes.txt").decode()
+    except (zipfile.BadZipFile, zlib.error, KeyError):
+        return []
+    rows = [line.split("\t") for line in text.splitlines() if "\t" in line]
+    return [(file, box_of(box)) for file, *box in rows]
+
+
+def box_of(texts):
+    """Four numbers as a box; None where they are not four numbers in order."""
+    try:
+        x0, y0, x1, y1 = (int(t) for t in texts)
+    except ValueError:
+        return None
+    return (x0, y0, x1, y1) if 0 <= x0 <= x1 and 0 <= y0 <= y1 else None
 
 
 def image_folder(folder, out, val_share=0.05, size=None, say=print):

@@ -1,5 +1,6 @@
 """A small data set held in memory, decoded once, and its batches."""
 
+import json
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from .attributes import checked, mirrored
 from .captions import ClassCaptions, words_of
 from .images import decode
 from .shards import Skipped, find_shards, image_bytes, read_samples
@@ -18,6 +20,7 @@ class Table:
 
     images: uint8 (N, 3, S, S); labels: LongTensor (N,); captions: list of N lists of str; keys: N strings, one a
     sample and unique within a shard; shards: N paths; class_captions: for labelled sets.
+    readings: for labelled sets, N dicts of what was read off the pictures (see attributes.py).
     image_embed: float16 (N, 2, D), CLIP's embedding of each picture and of its mirror image, once attached.
     """
 
@@ -27,6 +30,7 @@ class Table:
     labels: torch.Tensor = None
     captions: list = None
     class_captions: ClassCaptions = None
+    readings: list = None
     image_embed: torch.Tensor = None
 
     def __len__(self):
@@ -44,7 +48,8 @@ class Table:
         pick_list = lambda column: None if column is None else [column[r] for r in rows.tolist()]  # noqa: E731
         return replace(
             self, images=self.images[rows], keys=pick_list(self.keys), shards=pick_list(self.shards),
-            labels=pick(self.labels), captions=pick_list(self.captions), image_embed=pick(self.image_embed),
+            labels=pick(self.labels), captions=pick_list(self.captions), readings=pick_list(self.readings),
+            image_embed=pick(self.image_embed),
         )  # fmt: skip
 
 
@@ -79,17 +84,22 @@ def load_shards(shards, size, class_captions=None, say=print, every=1):
 
 
 def decode_sample(sample, size, class_captions=None):
-    """A sample of a shard as (image, caption lines or label, key, shard). Raises some Exception where it is broken."""
-    image = decode(image_bytes(sample), size)
+    """A sample of a shard as (image, caption lines or label, readings or None, key, shard).
+
+    Raises some Exception where it is broken.
+    """
+    image, readings = decode(image_bytes(sample), size), None
     if class_captions is not None:
         text = int(sample["cls"])
         if not 0 <= text < len(class_captions.names):
             raise ValueError(f"its class is {text}, but there are {len(class_captions.names)} class names")
+        own = class_captions.reading_share and "json" in sample  # other sets' files of that kind hold other things
+        readings = checked(json.loads(sample["json"])["readings"]) if own else {}
     else:
         text = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
         if not text:
             raise ValueError("its caption is empty")
-    return image, text, sample["__key__"], sample["__url__"]
+    return image, text, readings, sample["__key__"], sample["__url__"]
 
 
 def where_is(sample):
@@ -99,9 +109,10 @@ def where_is(sample):
 
 def table_of(samples, class_captions=None):
     """The Table of some decoded samples."""
-    images, texts, keys, shards = map(list, zip(*samples))
+    images, texts, readings, keys, shards = map(list, zip(*samples))
     if class_captions is not None:
-        return Table(torch.stack(images), keys, shards, labels=torch.tensor(texts), class_captions=class_captions)
+        labels = torch.tensor(texts)
+        return Table(torch.stack(images), keys, shards, labels, class_captions=class_captions, readings=readings)
     return Table(torch.stack(images), keys, shards, captions=texts)
 
 
@@ -145,7 +156,9 @@ def make_batch(table, rows, flip, rng):
     batch = {"image": image, "key": [table.keys[r] for r in rows]}
     if table.labels is not None:
         batch["label"] = table.labels[rows]
-        drawn = [table.class_captions.draw(label, rng) for label in batch["label"].tolist()]
+        readings = [{}] * len(rows) if table.readings is None else [table.readings[r] for r in rows.tolist()]
+        said = [mirrored(r) if turned else r for r, turned in zip(readings, flip.tolist())]
+        drawn = [table.class_captions.draw(label, rng, r) for label, r in zip(batch["label"].tolist(), said)]
         batch["caption"], batch["concept"] = [d[0] for d in drawn], [d[1] for d in drawn]
     else:
         batch["caption"] = batch["concept"] = [rng.choice(table.captions[r]) for r in rows]

@@ -6,16 +6,18 @@ from typing import Optional
 import torch
 from pydantic import Field
 
+from ..augmentation import smaller
 from ..conditioning import text_of
 from ..config import Strict, load_config, signature_model
 from ..data.images import grid, to_float, to_pil
 from ..decoder import Decoder
 from ..diffusion import SeededNoise
 from ..errors import UserError
-from ..model_index import begin_model, write_vocabulary
+from ..model_index import begin_model, side_before, write_vocabulary
 from ..networks.prior_transformer import PriorTransformer
 from ..networks.unet import UNet
 from ..prior import DiffusionPrior
+from ..upsampler import Upsampler
 from .config import RunConfig
 from .loop import train
 from .processes import process
@@ -47,6 +49,8 @@ class EncoderConfig(Strict):
 
 TRANSFORMER = signature_model(PriorTransformer, leave_out=["embed_dim"], may_miss=["text_dim", "text_length"])
 UNET = signature_model(UNet, leave_out=["in_channels", "out_channels"])
+ATTENTION = ["attention_levels", "middle_attention", "head_dim", "context_dim"]
+CONVOLUTIONS = signature_model(UNet, leave_out=["in_channels", "out_channels", *ATTENTION])
 
 
 class PriorRun(RunConfig):
@@ -63,6 +67,16 @@ class DecoderRun(RunConfig):
     out: str
     clip: EncoderConfig
     model: signature_model(Decoder, may_miss=["embed_dim", "image_size"], unet=UNET)
+
+
+class UpsamplerRun(RunConfig):
+    """out: the model folder that gets the part `upsampler-STAGE`. image_size follows from the data; with `embed_dim`
+    in the model, `clip` says whose embeddings it is told."""
+
+    out: str
+    stage: int = Field(1, ge=1)
+    clip: Optional[EncoderConfig] = None
+    model: signature_model(Upsampler, may_miss=["image_size"], unet=CONVOLUTIONS)
 
 
 def train_clip(path, overrides=()):
@@ -122,6 +136,41 @@ def train_decoder(path, overrides=()):
     begin(config, source.words())
     train(model, source.training(), val, config, sample=lambda model: sample_grid(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "decoder"))  # fmt: skip
+
+
+def train_upsampler(path, overrides=()):
+    """Train an upsampler as a config says; writes OUT/upsampler-STAGE."""
+    config = load_config(UpsamplerRun, path, overrides)
+    settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
+    clip = None
+    if (config.clip is None) != (config.model.embed_dim is None):
+        raise UserError(f"{path}: clip and model.embed_dim go together: set both, or neither")
+    if config.clip is not None:
+        clip = frozen_clip(config)
+        settle(config.model, "embed_dim", clip.embed_dim, "model", path)
+    model = build(Upsampler, config, path, **config.model.model_dump(exclude_none=True))
+    if model.unet_last is not None:
+        raise UserError(f"{path}: model.last_step is for weights trained elsewhere: leave it out")
+    takes, drawn = model.image_size // model.scale, side_before(config.out, config.stage)
+    if drawn not in (None, takes):
+        raise UserError(f"{path}: this upsampler takes {takes}x{takes}, but {config.out} draws {drawn}x{drawn} before it")
+    source = Source(config, clip)
+    val = source.validation()
+    if clip is not None:
+        begin(config)
+    train(model, source.training(), val, config, sample=lambda model: upsampled_grid(model, val[0]),
+          export=lambda model: model.save(Path(config.out) / f"upsampler-{config.stage}"))  # fmt: skip
+
+
+def upsampled_grid(upsampler, batch):
+    """Held-out pictures: shrunk and enlarged again by pixels, above what the upsampler makes of them, above the real."""
+    columns, embed = 8, batch.get("image_embed")
+    real = to_float(batch["image"][:columns]).to(upsampler.device)
+    low = smaller(real, upsampler.scale)
+    noise = SeededNoise(range(len(real)))
+    drawn = upsampler.sample(low, None if embed is None else embed[:columns], noise=noise, noise_level=0.0)
+    pixels = torch.nn.functional.interpolate(low, scale_factor=upsampler.scale)
+    return grid([*to_pil(pixels), *to_pil(drawn), *to_pil(real)], len(real), scale=max(1, 128 // upsampler.image_size))
 
 
 def sample_grid(decoder, batch):

@@ -1,0 +1,196 @@
+"""The command, on models and pictures of a few kilobytes."""
+
+import json
+
+import numpy as np
+import pytest
+from data.pictures import captioned_tar, png, write_tar
+from PIL import Image
+
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Real pictures of three classes, twenty each."""
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (folder / "classnames.txt").write_text("dog\ncat\nred car\n")
+    files = [(f"{n}.{e}", c) for n in range(60) for e, c in (("png", png(n)), ("cls", b"%d" % (n % 3)))]
+    write_tar(folder / "test" / "0.tar", files)
+    return folder
+
+
+@pytest.fixture
+def evaluate(run_script, model_files, tmp_path):
+    def run(*argv, model=model_files):
+        return run_script("evaluate", *argv, "--model", model, "--out", tmp_path / "out", "--device", "cpu", "--rounds", "5")
+
+    return run
+
+
+@pytest.fixture
+def plain_folder(tmp_path):
+    def make(name, count=14, sides=(8,)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for k in range(count):
+            side = sides[k % len(sides)]
+            pixels = np.random.default_rng(k).integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{k}.png")
+        return folder
+
+    return make
+
+
+def report_of(tmp_path):
+    return json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+SET, PROMPT = {"frechet_distance", "kernel_distance", "cmmd", "precision", "recall", "density", "coverage"}, {"clip_score", "top1", "top5"}
+
+
+def test_a_model_against_real_pictures(evaluate, labelled, tmp_path):
+    code, out, err = evaluate("--data", labelled, "--num-images", "19", "--seed", "4")
+    assert code == 0, err
+    report = report_of(tmp_path)
+    assert report["num_images"] == report["num_compared"] == 21  # rounded up to seven a class
+    assert set(report["pictures"]) == set(report["real"]) == SET | PROMPT
+    for part in ("pictures", "real"):
+        assert all(f["num_samples"] == 21 and f["seed"] == 4 for f in report[part].values())
+    # random pixels from a random model are farther from the real ones than these from each other
+    assert report["pictures"]["frechet_distance"]["value"] > 2 * report["real"]["frechet_distance"]["value"]
+    assert set(report["named"]) == {"dog", "cat", "red car"}
+    assert sum(report["named"].values()) / 3 == pytest.approx(report["pictures"]["top1"]["value"])
+    assert set(report["prior"]) == {"cosine", "cosine_text", "cosine_mean", "cosine_other", "recall_at_1", "recall_at_5", "recall_at_1_chance", "top1", "top1_true"}
+    assert report["prior"]["cosine"]["num_samples"] == 60
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "real pictures, another half" in text and "prior, on 60 real captions" in text
+    assert text.splitlines()[0] in out and str(tmp_path / "out" / "sheet.png") in out
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.height == 3 * (64 + 2) and sheet.width > 7 * 64
+
+
+def test_the_same_command_gives_the_same_figures(evaluate, labelled, tmp_path):
+    reports = []
+    for _ in range(2):
+        assert evaluate("--data", labelled, "--num-images", "9")[0] == 0
+        reports.append(report_of(tmp_path))
+    assert reports[0] == reports[1]
+
+
+def test_concepts_without_real_pictures(evaluate, tmp_path):
+    (tmp_path / "c.txt").write_text("dog\nred car\n")
+    assert evaluate("--concepts", tmp_path / "c.txt", "--num-images", "5")[0] == 0
+    report = report_of(tmp_path)
+    assert report["num_images"] == 6 and set(report["pictures"]) == PROMPT and "real" not in report and "prior" not in report
+    assert report["pictures"]["top5"]["value"] == 1  # of two
+
+
+def test_captions_of_its_own_data(evaluate, tmp_path):
+    captioned_tar(tmp_path / "mine" / "test" / "0.tar", range(30))
+    assert evaluate("--data", tmp_path / "mine", "--num-images", "10")[0] == 0
+    report = report_of(tmp_path)
+    assert set(report["pictures"]) == SET | {"clip_score"} and report["named"] == {}
+    assert report["prior"]["cosine"]["num_samples"] == 30 and "top1" not in report["prior"]
+
+
+def test_pictures_from_a_folder(evaluate, labelled, plain_folder, tmp_path):
+    assert evaluate("--images", plain_folder("drawn"), "--data", labelled)[0] == 0
+    report = report_of(tmp_path)
+    assert set(report["pictures"]) == SET and report["model"] is None and report["side"] == 8
+    assert report["num_compared"] == 14 and "prior" not in report
+
+
+def test_a_plain_folder_as_the_reference(evaluate, plain_folder, tmp_path):
+    """Of any sizes: they are brought to the pictures' own."""
+    (tmp_path / "c.txt").write_text("dog\nred car\n")
+    reference = plain_folder("photographs", count=24, sides=(8, 16))
+    assert evaluate("--concepts", tmp_path / "c.txt", "--data", reference, "--num-images", "12")[0] == 0
+    assert set(report_of(tmp_path)["pictures"]) == SET | PROMPT and set(report_of(tmp_path)["real"]) == SET
+
+
+def test_sweeps_are_tables_and_curves(evaluate, labelled, tmp_path):
+    code, _, err = evaluate("--data", labelled, "--num-images", "6", "--sweep", "guidance_scale=1,2.5", "--sweep",
+                            "prior_num_inference_steps=1,2,4")  # fmt: skip
+    assert code == 0, err
+    first, second = report_of(tmp_path)["sweeps"]
+    assert [p["value"] for p in first["points"]] == [1.0, 2.5] and [p["value"] for p in second["points"]] == [1, 2, 4]
+    assert "prior" in second["points"][0] and "prior" not in first["points"][0]
+    assert first["points"][0]["pictures"] != first["points"][1]["pictures"]
+    # the model's own default is among the values: the point is the main row
+    assert second["points"][1]["pictures"] == report_of(tmp_path)["pictures"]
+    for name in ("guidance_scale", "prior_num_inference_steps"):
+        with Image.open(tmp_path / "out" / f"sweep-{name}.png") as curve:
+            assert curve.width > 400
+    assert "pictures by guidance_scale" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_words_that_are_said(evaluate, tmp_path):
+    (tmp_path / "c.txt").write_text("dog\nred car\n")
+    code, _, err = evaluate("--concepts", tmp_path / "c.txt", "--num-images", "5", "--say", "red", "--say", "black and white")
+    assert code == 0, err
+    said = report_of(tmp_path)["said"]
+    assert list(said) == ["red", "black and white"] and said["red"]["with"]["num_samples"] == 6
+    assert "| red |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_another_judge_and_other_features(evaluate, labelled, model_copy, tmp_path):
+    """The same CLIP under another name judges the same."""
+    assert evaluate("--data", labelled, "--num-images", "9")[0] == 0
+    own = report_of(tmp_path)
+    assert evaluate("--data", labelled, "--num-images", "9", "--judge", model_copy, "--features", model_copy / "clip")[0] == 0
+    other = report_of(tmp_path)
+    assert other["judge"] == str(model_copy) and other["features"] == str(model_copy / "clip")
+    for name, figure in own["pictures"].items():  # one of the two scales its embeddings, which must not matter
+        assert other["pictures"][name]["value"] == pytest.approx(figure["value"], abs=1e-3), name
+    assert own["prior"] == other["prior"]
+
+
+def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, labelled, tmp_path):
+    for stage, side in (("base", 8), ("upsampler-1", 16)):
+        options = ("--stop-after", stage, "--upsampler-steps", "1")
+        assert evaluate("--data", labelled, "--num-images", "6", *options, model=cascade_files)[0] == 0
+        assert report_of(tmp_path)["side"] == side
+
+
+@pytest.mark.parametrize("argv, says", [
+    ([], "nothing to draw"),
+    (["--data", "{real}", "--num-images", "0"], "at least one picture"),
+    (["--data", "{real}", "--num-images", "3"], "3 pictures are too few to compare"),
+    (["--data", "nowhere"], "no folder nowhere"),
+    (["--data", "{empty}"], "no pictures in"),
+    (["--data", "{few}", "--concepts", "{concepts}"], "9 real pictures are too few"),
+    (["--data", "{mixed}"], "give --concepts"),
+    (["--images", "{mixed}", "--data", "{real}"], "different sizes (8x8, 9x9, ...)"),
+    (["--images", "{few}", "--data", "{real}", "--sweep", "guidance_scale=1,2"], "leave --sweep"),
+    (["--images", "{few}"], "give --data"),
+    (["--data", "{real}", "--seed", "-1"], "seed -1"),
+    (["--data", "{real}", "--seed", "99999999999999999999"], "seed 99999999999999999999"),
+    (["--data", "{real}", "--sweep", "guidance_scale=1,2", "--sweep", "guidance_scale=1,3"], "each setting once"),
+    (["--data", "{captioned}", "--say", "red"], "--say needs concepts"),
+    (["--concepts", "{concepts}", "--say", "left"], "--say left: no such reading; choose red, orange"),
+    (["--data", "{real}", "--split", "val"], "has no split 'val'"),
+    (["--concepts", "{one}"], "holds 1 concept(s)"),
+    (["--concepts", "missing.txt"], "missing.txt"),
+    (["--data", "{real}", "--sweep", "guidance_scale"], "SETTING=VALUE,VALUE"),
+    (["--data", "{real}", "--sweep", "guidance_scale=2"], "two values"),
+    (["--data", "{real}", "--sweep", "guidance=1,2"], "did you mean 'guidance_scale'"),
+    (["--data", "{real}", "--sweep", "guidance_scale=1,much"], "guidance_scale"),
+    (["--data", "{real}", "--stop-after", "upsampler-1"], "no stage 'upsampler-1'"),
+    (["--data", "{real}", "--judge", "no-such-clip"], "no-such-clip"),
+    (["--data", "{real}", "--out", "{one}"], "is a file: name a folder"),
+])  # fmt: skip
+def test_bad_input_ends_in_one_line(run_script, model_files, labelled, plain_folder, tmp_path, argv, says):
+    places = {"real": labelled, "few": plain_folder("few", 9), "mixed": plain_folder("mixed", 14, (8, 9)), "empty": tmp_path / "empty",
+              "one": tmp_path / "one.txt", "concepts": tmp_path / "c.txt"}  # fmt: skip
+    places["empty"].mkdir()
+    places["captioned"] = captioned_tar(tmp_path / "captioned" / "test" / "0.tar", range(30)).parents[1]
+    places["one"].write_text("dog\n")
+    places["concepts"].write_text("dog\ncat\n")
+    out = [] if "--out" in argv else ["--out", tmp_path / "out"]
+    argv = [a.format(**places) for a in argv]
+    code, _, err = run_script("evaluate", "--model", model_files, "--device", "cpu", *out, *argv)
+    assert code == 2 and len(err) == 1 and err[0].startswith("error: ") and says in err[0]
+    assert not (tmp_path / "out").exists()
+
+

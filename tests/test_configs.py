@@ -1,0 +1,57 @@
+"""Every config that ships is read by the script of its part, and describes a model that can be built."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from unclip.config import load_config
+from unclip.decoder import Decoder
+from unclip.prior import DiffusionPrior
+from unclip.training import runs
+from unclip.upsampler import Upsampler
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {
+    "clip": (runs.ClipRun, None),
+    "prior": (runs.PriorRun, DiffusionPrior),
+    "decoder": (runs.DecoderRun, Decoder),
+    "upsampler": (runs.UpsamplerRun, Upsampler),
+}
+FROM_THE_CLIP = {"embed_dim": 768}
+CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 10
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_config_describes_a_model(path):
+    kind, part = KINDS[path.stem.split("-")[0]]
+    config = load_config(kind, path)
+    if part is not None:
+        options = config.model.model_dump(exclude_none=True)
+        if part is DiffusionPrior:
+            options["transformer"] = {"text_dim": 768, "text_length": 77, **options["transformer"]}
+        with torch.device("meta"):
+            built = part(**{**(FROM_THE_CLIP if part is not Upsampler else {}), **options})
+        assert sum(p.numel() for p in built.parameters()) > 10_000
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_commands_in_a_config_are_there(path):
+    commands = re.findall(r"scripts/(\w+)\.py --config (\S+)", path.read_text())
+    assert commands or path.parent.name == "mine"
+    for script, named in commands:
+        assert (ROOT / "scripts" / f"{script}.py").is_file() and (ROOT / named).is_file()
+
+
+def test_the_papers_upsamplers_have_its_sizes():
+    """Ramesh et al. 2022, appendix C: 700 M and 300 M parameters."""
+    for name, millions in (("upsampler-256", 700), ("upsampler-1024", 300)):
+        options = load_config(runs.UpsamplerRun, ROOT / f"configs/paper/{name}.yaml").model.model_dump(exclude_none=True)
+        with torch.device("meta"):
+            count = sum(p.numel() for p in Upsampler(**options).parameters())
+        assert abs(count / 1e6 - millions) < 0.1 * millions

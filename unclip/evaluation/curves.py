@@ -1,0 +1,61 @@
+"""Sweeps as pictures. matplotlib is an extra: pip install -e ".[eval]"."""
+
+import sys
+
+from ..files import new_file
+from .judge import FIGURES
+from .prior import PRIOR_FIGURES
+
+HORIZONTAL = "clip_score"
+VERTICAL = "frechet_distance"
+
+
+def write_curve(path, sweep):
+    """Frechet distance against CLIP score at every value, or whatever else was measured; False where it cannot be drawn.
+
+    sweep: {"setting", "points": [{"value", "pictures": {name: Figure}, "prior": ...}, ...]}.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib.figure import Figure as Canvas
+    except ModuleNotFoundError:
+        print(f'no {path.name}: plots need pip install -e ".[eval]"; report.md has the same figures', file=sys.stderr)
+        return False
+    points, setting = sweep["points"], sweep["setting"]
+    both = {HORIZONTAL, VERTICAL} <= set(points[0]["pictures"])
+    parts = [(part, figures) for part, figures in (("pictures", FIGURES), ("prior", PRIOR_FIGURES)) if part in points[0]]
+    panels = [(part, name) for part, figures in parts for name, (_, _, better) in figures.items()
+              if better is not None and name in points[0][part]]  # fmt: skip
+    count = len(panels) + both
+    columns = min(4, count)
+    rows = -(-count // columns)
+    canvas = Canvas(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
+    if both:
+        x, y = ([point["pictures"][name] for point in points] for name in (HORIZONTAL, VERTICAL))
+        axes[0].errorbar(middles(x), middles(y), xerr=whiskers(x), yerr=whiskers(y), marker="o", capsize=2)
+        for point, a, b in zip(points, x, y):
+            axes[0].annotate(str(point["value"]), (a.value, b.value), textcoords="offset points", xytext=(5, 5))
+        axes[0].set(xlabel=FIGURES[HORIZONTAL][0], ylabel=FIGURES[VERTICAL][0], title=f"by {setting}")
+    for axis, (part, name) in zip(axes[both:], panels):
+        figures = [point[part][name] for point in points]
+        values = [str(point["value"]) for point in points]
+        axis.errorbar(values, middles(figures), yerr=whiskers(figures), marker="o", capsize=2)
+        title = f"prior: {PRIOR_FIGURES[name][0]}" if part == "prior" else FIGURES[name][0]
+        axis.set(xlabel=setting, title=title)
+    for axis in axes[count:]:
+        axis.axis("off")
+    with new_file(path) as temporary:
+        canvas.savefig(temporary, format="png", dpi=110)
+    return True
+
+
+def middles(figures):
+    return [figure.value for figure in figures]
+
+
+def whiskers(figures):
+    """Lengths of the error bars downwards and upwards: intervals need not hold their figure."""
+    return [[max(0.0, f.value - f.low) for f in figures], [max(0.0, f.high - f.value) for f in figures]]

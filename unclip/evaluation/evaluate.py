@@ -1,0 +1,226 @@
+"""What `scripts/evaluate.py` does: a model, or a folder of pictures, against real ones, in figures and plots."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from ..cli import device_of, output_folder
+from ..data.captions import ClassCaptions
+from ..errors import UserError
+from ..files import read_lines
+from ..hub import any_clip
+from ..pipeline import UnCLIP, seeds_from
+from ..zero_shot import TEMPLATES, ZeroShotClassifier
+from .features import ClipFeatures, features_by
+from .judge import Judge
+from .pictures import brief_of_captions, brief_of_concepts, pictures_of_folder, real_pictures, shuffled
+from .prior import prior_figures
+from .report import write_report
+from .said import checked_words, said_figures
+from .sweep import parse_sweeps
+
+PRIOR_PICTURES = 1000  # real pictures at most whose captions the prior is asked about
+MIN_PICTURES = 6  # density and coverage look at five neighbours
+
+
+@dataclass
+class Request:
+    """What is asked for.
+
+    model: that draws; images: a folder of pictures to judge in its place.
+    data: the real pictures: a folder of shards, whose classes or captions are drawn, or a plain folder of pictures; None:
+        no comparison. split: of the shards. concepts: a file, one a line, to draw in place of those.
+    num_images: to draw in all; rounded up to as many for each prompt. settings: fields of `pipeline.Settings`.
+    say: words whose effect in a prompt is measured, see said.py. sweeps: strings "SETTING=VALUE,VALUE,...".
+    judge, judge_pretrained: the CLIP that says how true pictures are to their prompts; None: the model's own.
+    features, features_pretrained: in what the distances are taken; None: the judge's.
+    rounds: of the bootstrap; with_prior: judge the prior as well. out: the folder for the report.
+    """
+
+    model: str = "pocket"
+    images: str = None
+    data: str = None
+    split: str = "test"
+    concepts: str = None
+    num_images: int = 200
+    seed: int = 0
+    settings: dict = field(default_factory=dict)
+    say: list = field(default_factory=list)
+    sweeps: list = field(default_factory=list)
+    judge: str = None
+    judge_pretrained: str = None
+    features: str = None
+    features_pretrained: str = None
+    rounds: int = 100
+    with_prior: bool = True
+    out: str = "outputs/evaluation"
+    device: str = "auto"
+
+    def check(self):
+        """Raises UserError for a request that contradicts itself."""
+        if self.num_images < 1 or self.rounds < 2:
+            raise UserError("an evaluation needs at least one picture (--num-images) and two rounds (--rounds)")
+        if self.images and not self.data:
+            raise UserError("--images need real pictures to be compared with: give --data")
+        if self.images and (self.sweeps or self.say or self.concepts):
+            raise UserError("--images are drawn already: leave --sweep, --say and --concepts out")
+        if not self.data and not self.concepts:
+            raise UserError("nothing to draw: give --data, a folder of real pictures, or --concepts, a file of names")
+
+
+def evaluate(request):
+    """Judge pictures, write OUT/report.json, report.md, sheet.png and a curve a sweep, and print the tables.
+
+    Raises:
+        UserError: bad input; says what to do, before anything is drawn.
+    """
+    request.check()
+    out = output_folder(request.out)
+    bench = Bench(request)
+    pictures = bench.pictures()
+    seen = bench.judge.look(pictures)
+    report = bench.facts(len(pictures)) | {"pictures": bench.measure(seen), "named": bench.judge.by_class(seen)}
+    if bench.reference:
+        report["real"] = bench.floor()
+    if bench.words:
+        report["said"] = said_figures(
+            bench.model, *bench.spoken, bench.words, request.num_images, request.seed, bench.settings
+        )
+    if bench.asks_prior:
+        report["prior"] = bench.prior(bench.settings)
+    report["sweeps"] = [{"setting": s.setting, "points": [bench.point(s.setting, v) for v in s.values]} for s in bench.sweeps]
+    write_report(out, report, pictures)
+
+
+class Bench:
+    """All that an evaluation needs, made ready once: the model, the judge, the real pictures and what is to be drawn."""
+
+    def __init__(self, request):
+        self.request, device = request, device_of(request.device)
+        self.names, self.words = concepts_of(request.concepts), checked_words(request.say)
+        self.model = UnCLIP.from_pretrained(request.model, device=device)
+        self.settings, self.sweeps = self.model.settings(**request.settings), parse_sweeps(request.sweeps, self.model)
+        self.ready = pictures_of_folder(request.images) if request.images else None
+        self.side = self.ready.images.shape[-1] if self.ready else self.model.side(self.settings)
+        self.real = real_pictures(request.data, request.split, self.side) if request.data else None
+        labelled = self.real is not None and self.real.labels is not None
+        self.classes = ClassCaptions.of_folder(request.data) if labelled else None
+        self.brief = None if self.ready else self._brief()
+        self.count = len(self.ready) if self.ready else self.brief.count(request.num_images)
+        seeds_from(request.seed, max(self.count, PRIOR_PICTURES))
+        if self.real is not None:
+            self._check_counts()
+        if self.words and self.names is None and self.classes is None:
+            raise UserError("--say needs concepts to say a word of: give --concepts, a file with a name a line")
+        clip = any_clip(request.judge, request.judge_pretrained, device) if request.judge else self.model.clip
+        if request.features:
+            features = features_by(request.features, request.features_pretrained, device)
+        else:
+            features = ClipFeatures(clip, request.judge or "the model's own CLIP")
+        self.judge = Judge(clip, features, self._classifier(clip, self.names))
+        if self.asks_prior:
+            self.real.embed(self.model.clip)
+
+    def _brief(self):
+        """What is to be drawn: concepts of a file, or the classes or the captions of the real pictures."""
+        if self.names is not None:
+            return brief_of_concepts(self.names)
+        if self.classes is not None:
+            return brief_of_concepts([names[0] for names in self.classes.names], self.classes.no_article)
+        if self.real.prompts is None:
+            raise UserError("a plain folder of pictures has no captions: give --concepts, a file with a name a line")
+        return brief_of_captions(self.real, self.request.num_images, self.request.seed)
+
+    def _check_counts(self):
+        if self.count < MIN_PICTURES:
+            raise UserError(f"{self.count} pictures are too few to compare: it takes {MIN_PICTURES} at least, and 2,000 to say much")
+        if len(self.real) < 2 * MIN_PICTURES:
+            raise UserError(f"{len(self.real)} real pictures are too few: it takes two halves of {MIN_PICTURES} at least")
+
+    def _classifier(self, clip, names):
+        """Who names pictures: by a file's concepts, or by the first names of the classes; None where there are neither."""
+        if names is not None:
+            return ZeroShotClassifier(clip, names, TEMPLATES)
+        if self.classes is not None:
+            return ZeroShotClassifier(clip, [n[0] for n in self.classes.names], TEMPLATES, self.classes.no_article)
+        return None
+
+    @cached_property
+    def halves(self):
+        """Two sets of real pictures, at random and apart, as many as are judged, or half of all where there are fewer."""
+        count = min(self.count, len(self.real) // 2)
+        both = self.judge.look(shuffled(self.real, 2 * count, self.request.seed))
+        return both.take(torch.arange(count)), both.take(torch.arange(count, 2 * count))
+
+    @property
+    def reference(self):
+        return self.halves[0] if self.real is not None else None
+
+    @property
+    def spoken(self):
+        """The concepts of which words are said, and those of them without an article."""
+        return (self.names, []) if self.names is not None else ([n[0] for n in self.classes.names], self.classes.no_article)
+
+    @property
+    def asks_prior(self):
+        return self.request.with_prior and not self.ready and self.real is not None and self.real.table is not None
+
+    def facts(self, num_images):
+        """What the report says of itself."""
+        request = self.request
+        return {
+            "model": None if request.images else str(request.model), "images": request.images and str(request.images),
+            "data": request.data and str(request.data), "judge": str(request.judge or "the model's own CLIP"),
+            "features": self.judge.features.name, "seed": request.seed, "side": self.side, "num_images": num_images,
+            "num_compared": len(self.reference.pictures) if self.reference else 0,
+            "settings": None if request.images else self.settings.model_dump(),
+        }  # fmt: skip
+
+    def pictures(self, settings=None, desc="drawing"):
+        """The pictures that are judged."""
+        if self.ready:
+            return self.ready
+        return self.brief.draw(self.model, self.request.num_images, self.request.seed, settings or self.settings, desc)
+
+    def measure(self, seen):
+        """The figures of what was seen: {name: Figure}."""
+        seed, rounds = self.request.seed, self.request.rounds
+        figures = self.judge.by_prompt(seen, seed, rounds)
+        return figures | (self.judge.against(seen, self.reference, seed, rounds) if self.reference else {})
+
+    def floor(self):
+        """The same figures of the other half of the real pictures: no model can be expected to do better."""
+        reference, other = self.halves
+        known = self.names is None  # whether the labels of real pictures are those of the classifier
+        named = self.judge.by_prompt(other, self.request.seed, self.request.rounds) if known else {}
+        return named | self.judge.against(other, reference, self.request.seed, self.request.rounds)
+
+    def prior(self, settings):
+        """The figures of the prior with these settings."""
+        asked = shuffled(self.real, PRIOR_PICTURES, self.request.seed)
+        return prior_figures(self.model, asked, settings, self._own_classifier, self.request.seed, self.request.rounds)
+
+    @cached_property
+    def _own_classifier(self):
+        own = self.judge.clip is self.model.clip and self.names is None
+        return self.judge.classifier if own else self._classifier(self.model.clip, None)
+
+    def point(self, setting, value):
+        """The figures at one value of a sweep."""
+        changed = self.model.settings(**{**self.settings.model_dump(), setting: value})
+        seen = self.judge.look(self.pictures(changed, f"{setting}={value}"))
+        point = {"value": value, "pictures": self.measure(seen)}
+        if self.asks_prior and setting.startswith("prior_"):
+            point["prior"] = self.prior(changed)
+        return point
+
+
+def concepts_of(path):
+    """The names in a file of concepts, each once; None for no file. Raises UserError where there are fewer than two."""
+    if path is None:
+        return None
+    names = list(dict.fromkeys(read_lines(path)))
+    if len(names) < 2:
+        raise UserError(f"{path} holds {len(names)} concept(s): an evaluation needs at least two")
+    return names

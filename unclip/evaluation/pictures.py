@@ -1,0 +1,123 @@
+"""The sets of pictures that an evaluation compares: a model's, a folder's, and the real ones."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..data.captions import PLAIN_TEMPLATES, with_article
+from ..data.embeddings import attach_embeddings
+from ..data.images import IMAGE_SUFFIXES, read_image, square, to_bytes, to_uint8
+from ..data.table import Table, load_table
+from ..errors import UserError
+
+@dataclass
+class Pictures:
+    """images: uint8 (N, 3, S, S); prompts: N strings, what each is to show, or None; labels: N positions among the
+    classes' names, or None; image_embed: (N, D), the true embeddings of real pictures, or None; table: where these came
+    from."""
+
+    images: torch.Tensor
+    prompts: list = None
+    labels: torch.Tensor = None
+    image_embed: torch.Tensor = None
+    table: Table = None
+
+    def __len__(self):
+        return len(self.images)
+
+    def take(self, rows):
+        """The pictures of some rows (LongTensor)."""
+        return replace(
+            self,
+            images=self.images[rows],
+            prompts=None if self.prompts is None else [self.prompts[r] for r in rows.tolist()],
+            labels=None if self.labels is None else self.labels[rows],
+            image_embed=None if self.image_embed is None else self.image_embed[rows],
+        )
+
+    def embed(self, clip):
+        """Add the embeddings by a FrozenCLIP, which lie beside the shards or are made now."""
+        attach_embeddings(self.table, clip)
+        self.image_embed = self.table.image_embed[:, 0].float()
+
+
+@dataclass
+class Brief:
+    """What is to be drawn, a prompt after another, evenly: prompts, and the label of each or None."""
+
+    prompts: list
+    labels: list = None
+
+    def count(self, num_images):
+        """How many pictures `draw` makes of so many."""
+        return len(self.prompts) * -(-num_images // len(self.prompts))
+
+    def draw(self, model, num_images, seed, settings, desc="drawing"):
+        """`num_images` pictures by a model, rounded up to as many for each prompt; each with a seed of its own."""
+        each = -(-num_images // len(self.prompts))
+        jobs = [(p, seed + k * each + i) for k, p in enumerate(self.prompts) for i in range(each)]
+        with tqdm(total=len(jobs), desc=desc, unit="picture", unit_scale=True, leave=False) as bar:
+            drawn = model.sample_each(jobs, settings, callback=lambda share: bar.update(share * len(jobs) - bar.n))
+        labels = None if self.labels is None else torch.tensor(self.labels).repeat_interleave(each)
+        return Pictures(to_bytes(drawn), [prompt for prompt, _ in jobs], labels)
+
+
+def brief_of_concepts(names, no_article=()):
+    """A prompt a concept, the concept being its label."""
+    template = PLAIN_TEMPLATES[0]
+    return Brief([template.replace("{a}", with_article(n, no_article)) for n in names], list(range(len(names))))
+
+
+def brief_of_captions(pictures, num_images, seed):
+    """The captions of `num_images` pictures at most, at random."""
+    return Brief(shuffled(pictures, num_images, seed).prompts)
+
+
+def shuffled(pictures, count, seed):
+    """`count` at most of what has a length and `take`, at random."""
+    return pictures.take(torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:count])
+
+
+def is_shards(folder):
+    """Is this a data folder of shards, and no plain folder of pictures?"""
+    return any(Path(folder).glob("*.tar")) or any(Path(folder).glob("*/*.tar"))
+
+
+def real_pictures(folder, split, side):
+    """The pictures of a data folder's split (side x side), captions or labels with them; or those of a plain folder.
+
+    Raises:
+        UserError: nothing there, or nothing readable.
+    """
+    if not is_shards(folder):
+        return pictures_of_folder(folder, side)
+    table = load_table(folder, split, side)
+    if table.labels is None:
+        return Pictures(table.images, [captions[0] for captions in table.captions], table=table)
+    classes = table.class_captions
+    prompts = brief_of_concepts([names[0] for names in classes.names], classes.no_article).prompts
+    return Pictures(table.images, [prompts[label] for label in table.labels.tolist()], table.labels, table=table)
+
+
+def pictures_of_folder(folder, side=None):
+    """The picture files of a folder, shrunk or enlarged to `side`; None: as they are, which must be of one size.
+
+    Raises:
+        UserError: no folder, no picture in it, one that is broken, or sizes that differ.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"no folder {folder}: name one with pictures, or with shards")
+    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(f"no pictures in {folder}: it needs files such as .png or .jpg, or shards")
+    images, size = [], None
+    for path in paths:
+        image = read_image(path)
+        if side is None and size not in (None, image.size):
+            (a, b), (c, d) = size, image.size
+            raise UserError(f"the pictures in {folder} have different sizes ({a}x{b}, {c}x{d}, ...): make them one size")
+        size = image.size
+        images.append(to_uint8(square(image, side or min(size))))
+    return Pictures(torch.stack(images))

@@ -1,0 +1,117 @@
+"""An evaluation on paper: report.json, report.md, a contact sheet, and a curve a sweep."""
+
+import json
+from dataclasses import asdict, is_dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.images import grid, to_float, to_pil
+from ..files import new_file
+from .curves import write_curve
+from .judge import FIGURES
+from .prior import PRIOR_FIGURES
+
+WORST, LETTERS = 10, 40
+SHARE = "{:.1%}"
+SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 40, 10, 64
+
+
+def write_report(out, report, drawn):
+    """Write the files of an evaluation into a folder and print its tables.
+
+    report: as `evaluate` makes it, its figures as `Figure`s; drawn: the Pictures.
+    """
+    text = markdown(report)
+    print(text)
+    with new_file(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1, default=plain) + "\n", encoding="utf-8")
+    with new_file(out / "report.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    with new_file(out / "sheet.png") as temporary:
+        contact_sheet(drawn).save(temporary, "PNG")
+    names = ["report.json", "report.md", "sheet.png"]
+    for sweep in report["sweeps"]:
+        name = f"sweep-{sweep['setting']}.png"
+        if write_curve(out / name, sweep):
+            names.append(name)
+    print("\n".join(str(out / name) for name in names))
+
+
+def plain(figure):
+    """What JSON does not know."""
+    if is_dataclass(figure):
+        return asdict(figure)
+    raise TypeError(f"{type(figure).__name__} has no place in a report")
+
+
+def markdown(report):
+    """The report's tables."""
+    what = report["images"] or report["model"]
+    head = f"{report['num_images']} pictures of {report['side']}x{report['side']}, seed {report['seed']}"
+    if report["num_compared"]:
+        head += f", {report['num_compared']} of them against as many real ones of {report['data']}"
+    head += f". Judge: {report['judge']}; features: {report['features']}. In brackets: 95% intervals by the bootstrap."
+    lines = [f"# {what}", "", head]
+    if report["settings"]:
+        lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in report["settings"].items() if v is not None)]
+    columns = ["pictures"] + (["real"] if report.get("real") else [])
+    heads = ["", "pictures", "real pictures, another half"][: 1 + len(columns)]
+    rows = [[title, *(cell(report[c], name, form) for c in columns)] for name, (title, form, _) in FIGURES.items()]
+    lines += ["", *table(heads, [row for row in rows if any(row[1:])])]
+    if report["named"]:
+        worst = sorted(report["named"].items(), key=lambda item: item[1])[:WORST]
+        lines += ["", "Named right least often: " + ", ".join(f"{name} {share:.0%}" for name, share in worst)]
+    if "prior" in report:
+        rows = [[title, cell(report["prior"], name, form)] for name, (title, form, _) in PRIOR_FIGURES.items()]
+        samples = report["prior"]["cosine"].num_samples
+        lines += ["", *table([f"prior, on {samples} real captions", ""], [row for row in rows if row[1]])]
+    if "said" in report:
+        rows = [[word, cell(f, "with", SHARE), cell(f, "without", SHARE)] for word, f in report["said"].items()]
+        lines += ["", *table(["seen where it is said", "in the prompt", "not in the prompt"], rows)]
+    for sweep in report["sweeps"]:
+        for part, figures in (("pictures", FIGURES), ("prior", PRIOR_FIGURES)):
+            points = [point for point in sweep["points"] if part in point]
+            shown = {n: f for n, f in figures.items() if any(n in point[part] for point in points)}
+            if points:
+                heads = [f"{part} by {sweep['setting']}", *(title for title, *_ in shown.values())]
+                rows = [[str(p["value"]), *(cell(p[part], n, form) for n, (_, form, _) in shown.items())] for p in points]
+                lines += ["", *table(heads, rows)]
+    return "\n".join(lines)
+
+
+def cell(figures, name, form):
+    """A figure with its interval, as text; '' where it was not measured."""
+    if name not in figures:
+        return ""
+    figure = figures[name]
+    return f"{form.format(figure.value)} ({form.format(figure.low)} to {form.format(figure.high)})"
+
+
+def table(heads, rows):
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def contact_sheet(pictures):
+    """A row a prompt, the prompt beside it: at most SHEET_ROWS rows, evenly picked, of SHEET_COLUMNS pictures."""
+    rows, count = {}, len(pictures)
+    for k, prompt in enumerate(pictures.prompts or []):
+        rows.setdefault(prompt[:LETTERS], []).append(k)
+    if len(rows) > count / 2 or not rows:  # nearly every picture has a caption of its own, or none has
+        starts = range(0, count, SHEET_COLUMNS)
+        rows = {f"{k + 1} to {min(k + SHEET_COLUMNS, count)}": list(range(k, min(k + SHEET_COLUMNS, count))) for k in starts}
+    step = -(-len(rows) // SHEET_ROWS)
+    shown = list(rows.items())[::step]
+    columns = min(SHEET_COLUMNS, max(len(places) for _, places in shown))
+    font = ImageFont.load_default(size=13)
+    margin = max(round(font.getlength(title)) for title, _ in shown) + 12
+    strips = []
+    for title, places in shown:
+        images = to_pil(to_float(pictures.images[places[:columns]]))
+        strips.append((title, grid(images, len(images), scale=max(1, SHEET_SIDE // images[0].width))))
+    height, width = strips[0][1].height + 2, max(strip.width for _, strip in strips)
+    sheet = Image.new("RGB", (margin + width, height * len(strips)), "white")
+    for row, (title, strip) in enumerate(strips):
+        sheet.paste(strip, (margin, row * height))
+        ImageDraw.Draw(sheet).text((margin - 6, row * height + height // 2), title, "black", font, anchor="rm")
+    return sheet

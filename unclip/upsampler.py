@@ -1,0 +1,175 @@
+"""The upsampler: a small picture -> a larger one (Ramesh et al. 2022, section 2.1)."""
+
+from typing import Literal, Optional
+
+import torch
+from torch import nn
+
+from .augmentation import crops, gaussian_blur, larger, noised, smaller
+from .data.images import to_float
+from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, thresholded, training_loss
+from .networks.embeddings import TimeEmbedding
+from .networks.unet import UNet
+from .part import Part
+
+NOISE_STEPS = 1000  # a noise level of 0..1 is embedded as a timestep of 0..1000
+
+
+class Upsampler(Part):
+    """A convolutional U-Net on pixels that sees the small picture, enlarged, beside x_t.
+
+    In training the small picture is the large one shrunk, then blurred and noised at random strengths, so that the
+    upsampler forgives what the stage before it draws; it is told the noise level. Without attention it trains on crops
+    and draws pictures of any size.
+
+    Args:
+        unet: keywords of `UNet`, less in_channels, out_channels and those of attention.
+        image_size: side of the pictures that it draws in a model.
+        scale: by which factor they are larger than what it is given.
+        crop: side of the squares that it trains on; None: whole pictures.
+        max_blur: of the Gaussian in training, in pixels of the small picture; drawn from 0 to this.
+        max_noise: likewise, the noise level: the small picture becomes sqrt(1 - level^2) x + level eps. With 0 the
+            network has no input for it.
+        embed_dim: D of the image embedding that joins the timestep's; None: it is not shown.
+        last_step: the last step of a sampling run has a network of its own, as in Karlo, whose two are trained in ways
+            that are not here: such an upsampler draws, but has no loss.
+        schedule, num_timesteps, prediction, weighting, timestep_density, spacing: as `Decoder`'s.
+
+    Raises:
+        ValueError: options that contradict each other.
+    """
+
+    edge_layers = ("unet.conv_in", "unet.conv_out", "unet.time_embed", "noise_embed")
+
+    def __init__(
+        self,
+        *,
+        unet: dict,
+        image_size: int,
+        scale: int,
+        crop: Optional[int] = None,
+        max_blur: float = 0.6,
+        max_noise: float = 0.3,
+        embed_dim: Optional[int] = None,
+        last_step: bool = False,
+        schedule: Literal["linear", "cosine"] = "cosine",
+        num_timesteps: int = 1000,
+        prediction: Literal["eps", "x_0", "v"] = "v",
+        weighting: Literal["simple", "min_snr"] = "simple",
+        timestep_density: Literal["uniform", "logit_normal"] = "uniform",
+        spacing: Literal["linspace", "leading", "trailing"] = "trailing",
+    ):
+        super().__init__()
+        if scale < 2 or image_size % scale:
+            raise ValueError(f"scale={scale}: choose 2 or more, and a divisor of image_size={image_size}")
+        if not 0 <= max_noise < 1 or max_blur < 0:
+            raise ValueError(f"max_noise={max_noise} must lie in [0, 1), max_blur={max_blur} must not be negative")
+        self.image_size, self.scale, self.crop, self.spacing = image_size, scale, crop, spacing
+        self.max_blur, self.max_noise = max_blur, max_noise
+        self.weighting, self.timestep_density = weighting, timestep_density
+
+        def network():
+            return UNet(in_channels=6, out_channels=3, attention_levels=[], middle_attention=False, **unet)
+
+        self.unet = network()
+        self.unet_last = network() if last_step else None
+        for side in (image_size, crop or image_size):
+            if side > image_size or side % self.unet.downsampling or side % scale:
+                raise ValueError(
+                    f"a side of {side}: choose a multiple of {self.unet.downsampling} and {scale}, {image_size} at most"
+                )
+        width = self.unet.time_embed_dim
+        self.noise_embed = TimeEmbedding(channels=unet["channels"], width=width) if max_noise else None
+        self.image_to_time = nn.Linear(embed_dim, width) if embed_dim else None
+        self.schedule = Schedule.named(schedule, num_timesteps)
+        self.denoiser = Denoiser(self.network, self.schedule, prediction)
+
+    def network(self, x_t, t, enlarged, noise_level, image_embed=None, last=False):
+        """The raw output for x_t (B, 3, H, W), t (B,), the enlarged small picture (B, 3, H, W) and its noise level (B,).
+
+        image_embed (B, D), if it is used; last: by the network of the last step, where there is one.
+        """
+        parts = []
+        if self.noise_embed is not None:
+            parts.append(self.noise_embed(noise_level * NOISE_STEPS))                                            # (B, E)
+        if self.image_to_time is not None:
+            parts.append(self.image_to_time(image_embed.to(self.dtype)))                                         # (B, E)
+        unet = self.unet_last if last else self.unet
+        return unet(torch.cat([x_t, enlarged.to(x_t)], dim=1).to(self.dtype), t, sum(parts) if parts else None)
+
+    def loss(self, batch, generator=None):
+        """Algorithm 1 of DDPM on crops of pictures and of their spoilt small versions: (loss of each sample (B,), t / T).
+
+        batch: image uint8 (B, 3, S, S); image_embed (B, D), if it is used.
+
+        Raises:
+            ValueError: the upsampler has a network of its own for the last step.
+        """
+        if self.unet_last is not None:
+            raise ValueError("an upsampler with last_step=true cannot be trained here")
+        x_0 = to_float(batch["image"].to(self.device))                                                    # (B, 3, S, S)
+        if self.crop:
+            x_0 = crops(x_0, self.crop, self.scale, generator)
+        density = self.timestep_density if self.training else "uniform"
+        t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device, density)
+        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+        blur, level = torch.rand(2, len(x_0), generator=generator) * torch.tensor([[self.max_blur], [self.max_noise]])
+        with torch.autocast(x_0.device.type, enabled=False):  # in float32, as `sample` does it
+            low = gaussian_blur(smaller(x_0, self.scale), blur)                                           # (B, 3, s, s)
+            low = noised(low, level, torch.randn(low.shape, generator=generator).to(low))
+            cond = self.conditions(low, level, batch.get("image_embed"))
+        losses = training_loss(self.denoiser, x_0, t, eps, weighting=self.weighting, **cond)
+        return losses, t / self.schedule.num_timesteps
+
+    @torch.no_grad()
+    def sample(
+        self, images, image_embed=None, *, noise, num_inference_steps=10, noise_level=0.0, blur=0.0, sampler="ddim",
+        callback=None,
+    ):  # fmt: skip
+        """Enlarge pictures: float (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1].
+
+        Args:
+            image_embed: (B, D), for an upsampler that uses it.
+            noise: a SeededNoise for B pictures: of the start, the small pictures' noise, then the sampler's.
+            noise_level, blur: how far the small pictures are spoilt first, as in training; the more, the more is made up.
+            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py.
+
+        Raises:
+            ValueError: more spoiling than it was trained for, a number of steps that the schedule does not have, no
+                embedding for an upsampler that needs it, or a size that the network cannot halve often enough.
+        """
+        if not 0 <= noise_level <= self.max_noise or not 0 <= blur <= self.max_blur:
+            raise ValueError(
+                f"noise_level {noise_level} and blur {blur}: this upsampler was trained for 0 to {self.max_noise} and 0 "
+                f"to {self.max_blur}"
+            )
+        images = images.to(self.device)
+        x_T = noise((*images.shape[:2], *(self.scale * side for side in images.shape[2:]))).to(self.device)
+        level = torch.full((len(images),), noise_level)
+        low = gaussian_blur(images, torch.full((len(images),), blur))
+        if noise_level:
+            low = noised(low, level, noise(low))
+        timesteps = self.schedule.timesteps(num_inference_steps, spacing=self.spacing)
+        denoiser = self.denoising(self.conditions(low, level, image_embed), int(timesteps[-1]))
+        return SAMPLERS[sampler](denoiser, x_T, timesteps, self.schedule, noise=noise, callback=callback).clamp(-1, 1)
+
+    def conditions(self, low, level, image_embed=None):
+        """What the network is told besides x_t and t, on its device: from spoilt small pictures and their noise levels.
+
+        Raises:
+            ValueError: no embedding for an upsampler that needs it.
+        """
+        cond = {"enlarged": larger(low, self.scale), "noise_level": level.to(self.device)}
+        if self.image_to_time is not None:
+            if image_embed is None:
+                raise ValueError("this upsampler is told the image embedding: give image_embed")
+            cond["image_embed"] = image_embed.to(self.device)
+        return cond
+
+    def denoising(self, cond, last_t):
+        """The denoiser (x_t, t) -> Prediction for these conditions, x_0 clamped to [-1, 1]; last_t: where sampling ends."""
+        first = thresholded(lambda x_t, t: self.denoiser(x_t, t, **cond), self.schedule, static=1.0)
+        if self.unet_last is None:
+            return first
+        last = thresholded(lambda x_t, t: self.denoiser(x_t, t, **cond, last=True), self.schedule, static=1.0)
+        return lambda x_t, t: (last if int(t[0]) == last_t else first)(x_t, t)
