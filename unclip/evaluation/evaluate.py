@@ -105,29 +105,28 @@ class Bench:
         self.side = self.ready.images.shape[-1] if self.ready else self.model.side(self.settings)
         self.real = real_pictures(request.data, request.split, self.side) if request.data else None
         labelled = self.real is not None and self.real.labels is not None
-        self.classes = ClassCaptions.of_folder(request.data) if labelled else None
+        self.classes = classes_of(request.data) if labelled else None
+        self.spoken = (self.names, []) if self.names is not None else self.classes  # concepts, those without an article
         self.brief = None if self.ready else self._brief()
         self.count = len(self.ready) if self.ready else self.brief.count(request.num_images)
         seeds_from(request.seed, max(self.count, PRIOR_PICTURES))
         if self.real is not None:
             self._check_counts()
-        if self.words and self.names is None and self.classes is None:
+        if self.words and self.spoken is None:
             raise UserError("--say needs concepts to say a word of: give --concepts, a file with a name a line")
         clip = any_clip(request.judge, request.judge_pretrained, device) if request.judge else self.model.clip
         if request.features:
             features = features_by(request.features, request.features_pretrained, device)
         else:
             features = ClipFeatures(clip, request.judge or "the model's own CLIP")
-        self.judge = Judge(clip, features, self._classifier(clip, self.names))
+        self.judge = Judge(clip, features, classifier_of(clip, self.spoken))
         if self.asks_prior:
             self.real.embed(self.model.clip)
 
     def _brief(self):
         """What is to be drawn: concepts of a file, or the classes or the captions of the real pictures."""
-        if self.names is not None:
-            return brief_of_concepts(self.names)
-        if self.classes is not None:
-            return brief_of_concepts([names[0] for names in self.classes.names], self.classes.no_article)
+        if self.spoken is not None:
+            return brief_of_concepts(*self.spoken)
         if self.real.prompts is None:
             raise UserError("a plain folder of pictures has no captions: give --concepts, a file with a name a line")
         return brief_of_captions(self.real, self.request.num_images, self.request.seed)
@@ -137,14 +136,6 @@ class Bench:
             raise UserError(f"{self.count} pictures are too few to compare: it takes {MIN_PICTURES} at least, and 2,000 to say much")
         if len(self.real) < 2 * MIN_PICTURES:
             raise UserError(f"{len(self.real)} real pictures are too few: it takes two halves of {MIN_PICTURES} at least")
-
-    def _classifier(self, clip, names):
-        """Who names pictures: by a file's concepts, or by the first names of the classes; None where there are neither."""
-        if names is not None:
-            return ZeroShotClassifier(clip, names, TEMPLATES)
-        if self.classes is not None:
-            return ZeroShotClassifier(clip, [n[0] for n in self.classes.names], TEMPLATES, self.classes.no_article)
-        return None
 
     @cached_property
     def halves(self):
@@ -156,11 +147,6 @@ class Bench:
     @property
     def reference(self):
         return self.halves[0] if self.real is not None else None
-
-    @property
-    def spoken(self):
-        """The concepts of which words are said, and those of them without an article."""
-        return (self.names, []) if self.names is not None else ([n[0] for n in self.classes.names], self.classes.no_article)
 
     @property
     def asks_prior(self):
@@ -204,7 +190,7 @@ class Bench:
     @cached_property
     def _own_classifier(self):
         own = self.judge.clip is self.model.clip and self.names is None
-        return self.judge.classifier if own else self._classifier(self.model.clip, None)
+        return self.judge.classifier if own else classifier_of(self.model.clip, self.classes)
 
     def point(self, setting, value):
         """The figures at one value of a sweep."""
@@ -214,6 +200,17 @@ class Bench:
         if self.asks_prior and setting.startswith("prior_"):
             point["prior"] = self.prior(changed)
         return point
+
+
+def classes_of(folder):
+    """The first names of a labelled folder's classes, and which names take no article."""
+    captions = ClassCaptions.of_folder(folder)
+    return [names[0] for names in captions.names], captions.no_article
+
+
+def classifier_of(clip, concepts):
+    """Who names pictures: by (concepts, those without an article); None where there are none."""
+    return None if concepts is None else ZeroShotClassifier(clip, concepts[0], TEMPLATES, concepts[1])
 
 
 def concepts_of(path):

@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..data.captions import PLAIN_TEMPLATES, with_article
+from ..data.captions import PLAIN_TEMPLATES
 from ..data.embeddings import attach_embeddings
 from ..data.images import IMAGE_SUFFIXES, read_image, square, to_bytes, to_uint8
 from ..data.table import Table, load_table
 from ..errors import UserError
+from ..zero_shot import fill
+
 
 @dataclass
 class Pictures:
@@ -66,8 +68,7 @@ class Brief:
 
 def brief_of_concepts(names, no_article=()):
     """A prompt a concept, the concept being its label."""
-    template = PLAIN_TEMPLATES[0]
-    return Brief([template.replace("{a}", with_article(n, no_article)) for n in names], list(range(len(names))))
+    return Brief([fill(PLAIN_TEMPLATES[0], n, no_article) for n in names], list(range(len(names))))
 
 
 def brief_of_captions(pictures, num_images, seed):
