@@ -82,10 +82,15 @@ def output_folder(path):
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise UserError(f"--out {path}: {place} is a file: name a folder")
-    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"--out {path}: {above} is not yours to write to: choose another folder")
+    check_writable(path, "--out")
     return path
+
+
+def check_writable(path, option):
+    """Raises UserError where the nearest folder that exists, at a path or above it, may not be written to."""
+    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: {above} is not yours to write to: choose another folder")
 
 
 def device_of(name):

@@ -1,8 +1,8 @@
 """Where the figures of an evaluation may be written."""
 
-import os
 from pathlib import Path
 
+from ..cli import check_writable
 from ..errors import UserError
 
 
@@ -22,6 +22,5 @@ def output_file(path, option):
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         raise UserError(f"{option} {path}: {above} is a file, and holds no other: choose another path")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {path}: {above} is not yours to write to: choose another folder")
+    check_writable(path, option)
     return path
