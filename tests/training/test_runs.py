@@ -237,9 +237,10 @@ def test_concepts_that_are_repeated_come_more_often(labelled):
 
 
 @pytest.mark.parametrize("data, says", [
-    ({"repeat": {"dogg": 2}}, "did you mean 'dog'"), ({"repeat": {"dog": 2}, "in_memory": False}, "data.in_memory=true"),
+    ({"best": 0.5}, "data.best is for sets in memory"), ({"repeat": {"dogg": 2}}, "did you mean 'dog'"),
+    ({"repeat": {"dog": 2}, "in_memory": False}, "data.in_memory=true"),
 ])  # fmt: skip
-def test_what_cannot_be_repeated(labelled, data, says):
+def test_what_cannot_be_chosen(labelled, data, says):
     with pytest.raises(UserError, match=says):
         source(labelled, **data)
 

@@ -12,6 +12,8 @@ class DataConfig(Strict):
 
     Without a folder for `val_split`, some of the training pictures are held out. in_memory: decode once and keep, or
     stream from the shards in every epoch, with `workers` processes; "auto" keeps what is estimated at 4 GB at most.
+    best: the share of the training pictures to keep, those that CLIP finds nearest to their captions, for sets in memory
+    whose parts are trained on CLIP's embeddings: what shows its subject badly teaches little.
     repeat: {a name or noun of classes: how often their pictures come in an epoch}, for labelled sets in memory: what is
     hard to draw is worth more looks.
     """
@@ -23,6 +25,7 @@ class DataConfig(Strict):
     mirror: bool = True
     in_memory: bool | Literal["auto"] = "auto"
     workers: int = Field(4, ge=0)
+    best: float = Field(1.0, gt=0, le=1)
     repeat: dict[str, PositiveInt] = {}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..data.best import best_rows
 from ..data.captions import ClassCaptions
 from ..data.embeddings import attach_embeddings, embeddings_file, read_embeddings, shard_embeddings
 from ..data.shards import estimated_samples, find_shards, has_split
@@ -49,6 +50,8 @@ class Source:
             self.val_table = self._load(val_shards, every=many)
         else:
             self.table, self.val_table = self._hold_out(self.table)
+        if data.best < 1:
+            self.table = self._best(data.best)
         number = f"about {count}, streamed," if streamed else len(self.table)
         if data.repeat:
             self.table = self._repeated(data.repeat)
@@ -113,6 +116,12 @@ class Source:
         if self.clip is not None:
             attach_embeddings(table, self.clip, self.say)
         return table
+
+    def _best(self, share):
+        """The training pictures that CLIP finds nearest to their captions."""
+        if self.table is None or self.clip is None:
+            raise UserError("data.best is for sets in memory and parts with a CLIP: set data.in_memory=true, or leave it out")
+        return self.table.take(best_rows(self.table, self.clip, share))
 
     def _repeated(self, times):
         """The training pictures, those of some concepts several times; of a class with several, the most."""
