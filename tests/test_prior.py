@@ -83,9 +83,17 @@ def test_guidance_drops_the_text_alone(text, noise, make_prior):
         assert len(call["x_t"]) == 2 * 3
         assert torch.equal(call["x_t"][:3], call["x_t"][3:])
         assert torch.equal(call["t"][:3], call["t"][3:])
-        for key in TEXT_KEYS:
-            assert torch.equal(call[key][:3], captions[key])
-            assert torch.equal(call[key][3:], empty[key].expand_as(captions[key]))
+        for key, of_captions in prior.read(captions).items():
+            assert torch.equal(call[key][:3], of_captions)
+            assert torch.equal(call[key][3:], prior.read(repeated(empty, 3))[key])
+
+
+def test_a_caption_is_read_once_whatever_the_steps_and_samples(text, noise, make_prior):
+    prior = make_prior()
+    read, calls = prior.transformer.read, []
+    prior.transformer.read = lambda *given: calls.append(len(given[0])) or read(*given)
+    prior.sample(*text, noise=noise, num_inference_steps=4, guidance_scale=2.0, num_samples=5)
+    assert calls == [3, 3]  # the captions, and the empty one
 
 
 def test_scale_zero_is_the_empty_caption_and_still_denoises(text, make_prior):
@@ -170,7 +178,8 @@ def test_the_share_of_dropped_captions(make_prior):
             "text_mask": torch.ones(n, 12, dtype=torch.bool)}  # fmt: skip
     null = {f"null_{k}": torch.zeros_like(v[:1]) for k, v in text.items()}
     seen = {}
-    prior.denoiser.network = lambda x_t, t, **cond: seen.update(cond) or x_t
+    prior.transformer.read = lambda *given: seen.update(zip(TEXT_KEYS, given)) or torch.zeros(n)
+    prior.denoiser.network = lambda x_t, t, **cond: x_t
     prior.loss({"image_embed": torch.randn(n, 16), **text, **null}, generator())
     dropped = seen["text_embed"].sum(1) == 0
     assert abs(dropped.float().mean() - 0.3) < 4 * (0.3 * 0.7 / n) ** 0.5

@@ -54,10 +54,14 @@ class DiffusionPrior(Part):
         self.mean.copy_(image_embed.float().mean(dim=0))
         self.std.copy_(image_embed.float().std(dim=0, correction=0).clamp(min=1e-4))
 
-    def network(self, x_t, t, text_embed, text_states, text_mask):
-        """The raw output for noised embeddings (B, D), t (B,) and the captions' encoding."""
-        text_embed, text_states = text_embed.to(self.dtype), text_states.to(self.dtype)
-        return self.transformer(x_t.to(self.dtype), t, text_embed, text_states, text_mask)
+    def read(self, text):
+        """The condition that `network` takes, from the text keys (B, ...): what of a caption holds for every step."""
+        embed, states = text["text_embed"].to(self.dtype), text["text_states"].to(self.dtype)
+        return {"memory": self.transformer.read(embed, states, text["text_mask"]), "text_mask": text["text_mask"]}
+
+    def network(self, x_t, t, memory, text_mask):
+        """The raw output for noised embeddings (B, D), t (B,) and the captions as `read` gives them."""
+        return self.transformer.denoise(x_t.to(self.dtype), t, memory, text_mask)
 
     def loss(self, batch, generator=None):
         """Algorithm 1 on embeddings, captions dropped at random: (loss of each sample (B,), t / T (B,)).
@@ -69,7 +73,7 @@ class DiffusionPrior(Part):
         eps = torch.randn(x_0.shape, generator=generator).to(x_0)
         text, null_text = text_of(batch, self.device)
         text = drop_text(text, null_text, drawn(self.text_drop, len(x_0), generator, self.device))
-        return training_loss(self.denoiser, x_0, t, eps, **text), t / self.schedule.num_timesteps
+        return training_loss(self.denoiser, x_0, t, eps, **self.read(text)), t / self.schedule.num_timesteps
 
     @torch.no_grad()
     def sample(
@@ -87,7 +91,7 @@ class DiffusionPrior(Part):
         """
         batch = len(text["text_embed"])
         text, null = text_and_null(text, null_text, self.device)
-        denoise = guided(self.denoiser, text, null, guidance_scale)
+        denoise = guided(self.denoiser, self.read(text), self.read(null), guidance_scale)
         denoise = thresholded(denoise, self.schedule, static=self.clamp)
         timesteps = self.schedule.timesteps(num_inference_steps, spacing=self.spacing)
         drawn_embeds = []

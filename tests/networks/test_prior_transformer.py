@@ -64,13 +64,27 @@ def test_no_token_sees_a_later_one():
     net = randomise(small())
     mask = net._mask(torch.ones(1, 5, dtype=torch.bool))
     x = torch.randn(1, 9, 16)
-    before = net.blocks[0](x, mask)
+    before, _ = net.blocks[0](x, mask)
     for position in range(9):
         changed = x.clone()
         changed[:, position] += torch.randn(16)     # not a constant, which the norm would take out
-        difference = (net.blocks[0](changed, mask) - before).abs().amax(dim=(0, 2))
+        difference = (net.blocks[0](changed, mask)[0] - before).abs().amax(dim=(0, 2))
         assert torch.equal(difference[:position], torch.zeros(position))
         assert (difference[position:] > 1e-5).all()
+
+
+def test_a_caption_is_read_once_for_all_steps():
+    """Tokens after the text leave its keys and values as they are: the same numbers as with all tokens in one pass."""
+    net, x = randomise(small(layers=3)), inputs()
+    memory = net.read(x["text_embed"], x["text_states"], x["text_mask"])
+    tokens = torch.cat([net.text_states_proj(x["text_states"]), net.text_embed_proj(x["text_embed"])[:, None],
+                        net.time_embed(x["t"])[:, None], net.x_proj(x["x_t"])[:, None],
+                        net.query.expand(2, 1, -1)], dim=1) + net.positions
+    for layer, block in enumerate(net.blocks):
+        tokens, own = block(tokens, net._mask(x["text_mask"]))
+        torch.testing.assert_close(memory[:, layer], own[:, :, :, :6])
+    at_once = net.out(net.norm_out(tokens[:, -1]))
+    torch.testing.assert_close(net.denoise(x["x_t"], x["t"], memory, x["text_mask"]), at_once)
 
 
 def test_padded_text_does_not_matter_and_real_text_does():

@@ -21,12 +21,19 @@ class TransformerBlock(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def forward(self, x, mask, first=0):                                                # (B, N, W), (B, 1, N, N)
-        """Returns the tokens from index `first` on: what nobody reads need not be computed."""
-        q, k, v = split_heads(self.qkv(self.norm_1(x)), 3, self.heads)                  # (B, heads, N, D)
-        out = attend(q[:, :, first:], k, v, mask[:, :, first:])                         # (B, heads, N - first, D)
-        x = x[:, first:] + self.proj_out(out.transpose(1, 2).flatten(2))                # (B, N - first, W)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))                    # (B, N - first, W)
+    def project(self, x):                                                               # (B, N, W)
+        """Queries, keys and values, each (B, heads, N, D)."""
+        return split_heads(self.qkv(self.norm_1(x)), 3, self.heads)
+
+    def forward(self, x, mask, past=None):                                              # (B, N, W), (B, 1, N, M + N)
+        """past: keys and values (B, 2, heads, M, D) of tokens before these. Returns the tokens (B, N, W), and their own
+        keys and values."""
+        q, k, v = self.project(x)                                                       # (B, heads, N, D)
+        own = torch.stack([k, v], dim=1)                                                # (B, 2, heads, N, D)
+        seen = own if past is None else torch.cat([past, own], dim=3)                   # (B, 2, heads, M + N, D)
+        out = attend(q, *seen.unbind(1), mask)                                          # (B, heads, N, D)
+        x = x + self.proj_out(out.transpose(1, 2).flatten(2))                           # (B, N, W)
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))), own
 
 
 class PriorTransformer(nn.Module):
@@ -82,19 +89,34 @@ class PriorTransformer(nn.Module):
     def forward(self, x_t, t, text_embed, text_states, text_mask):
         """x_t (B, D); t (B,); text_embed (B, text_embed_dim); text_states (B, L, text_dim); text_mask (B, L), True = a
         real token. -> (B, D)"""
-        self._check(x_t, t, text_embed, text_states, text_mask)
-        x = torch.cat([
-            self.text_states_proj(text_states),                                         # (B, L, W)
-            self.text_embed_proj(text_embed)[:, None],                                  # (B, 1, W)
-            self.time_embed(t)[:, None],
-            self.x_proj(x_t)[:, None],
-            self.query.expand(len(x_t), 1, -1),
-        ], dim=1)                                                                       # (B, L + 4, W)
-        x = x + self.positions
-        mask = self._mask(text_mask)                                                    # (B, 1, L + 4, L + 4)
+        return self.denoise(x_t, t, self.read(text_embed, text_states, text_mask), text_mask)
+
+    def read(self, text_embed, text_states, text_mask):
+        """The text's keys and values in every layer, (B, layers, 2, heads, L + 1, D).
+
+        The mask is causal and the text comes first, so they hold for every x_t and t: a caption is read once.
+        """
+        self._check(text_embed, text_states, text_mask)
+        x = torch.cat([self.text_states_proj(text_states), self.text_embed_proj(text_embed)[:, None]], dim=1)
+        x = x + self.positions[:-3]                                                     # (B, L + 1, W)
+        mask = self._mask(text_mask)[..., :-3, :-3]                                     # (B, 1, L + 1, L + 1)
+        memory = []
         for block in self.blocks[:-1]:
-            x = block(x, mask)                                                          # (B, L + 4, W)
-        x = self.blocks[-1](x, mask, first=-1)                                          # (B, 1, W)
+            x, own = block(x, mask)
+            memory.append(own)
+        memory.append(torch.stack(self.blocks[-1].project(x)[1:], dim=1))  # what comes after them, nobody reads
+        return torch.stack(memory, dim=1)
+
+    def denoise(self, x_t, t, memory, text_mask):
+        """x_t (B, D); t (B,); memory: as `read` gives it; text_mask (B, L). -> (B, D)"""
+        check("x_t", x_t, (len(memory), self.embed_dim))
+        check("t", t, (len(memory),))
+        query = self.query.expand(len(x_t), -1)
+        x = torch.stack([self.time_embed(t), self.x_proj(x_t), query], dim=1)           # (B, 3, W)
+        x = x + self.positions[-3:]
+        mask = self._mask(text_mask)[..., -3:, :]                                       # (B, 1, 3, L + 4)
+        for block, past in zip(self.blocks, memory.unbind(1), strict=True):
+            x, _ = block(x, mask, past)                                                 # (B, 3, W)
         return self.out(self.norm_out(x[:, -1]))                                        # (B, D)
 
     def _mask(self, text_mask):                                                         # (B, L)
@@ -106,14 +128,16 @@ class PriorTransformer(nn.Module):
         itself = torch.eye(n, dtype=torch.bool, device=real.device)
         return (causal & real[:, None] | itself)[:, None]                               # (B, 1, N, N)
 
-    def _check(self, x_t, t, text_embed, text_states, text_mask):
-        batch = len(x_t)
-        for name, tensor, shape in [("x_t", x_t, (batch, self.embed_dim)),
-                                    ("t", t, (batch,)),
-                                    ("text_embed", text_embed, (batch, self.text_embed_dim)),
-                                    ("text_states", text_states, (batch, self.text_length, self.text_dim)),
-                                    ("text_mask", text_mask, (batch, self.text_length))]:
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the network takes {shape}")
+    def _check(self, text_embed, text_states, text_mask):
+        batch = len(text_embed)
+        check("text_embed", text_embed, (batch, self.text_embed_dim))
+        check("text_states", text_states, (batch, self.text_length, self.text_dim))
+        check("text_mask", text_mask, (batch, self.text_length))
         if text_mask.dtype != torch.bool:
             raise ValueError(f"text_mask must be boolean, True = a real token, not {text_mask.dtype}")
+
+
+def check(name, tensor, shape):
+    """Raises ValueError for a tensor of another shape."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the network takes {shape}")
