@@ -37,7 +37,8 @@ def generate(run_script, model_files, tmp_path):
 
 def test_a_png_an_image_and_a_grid(generate, model_files, tmp_path):
     code, out, err = generate("a red car", "a dog", "--num-images", "3", "--seed", "5", "--steps", "4",
-                              "--sampler", "ddpm", "--guidance-scale", "1.5")  # fmt: skip
+                              "--sampler", "ddpm", "--guidance-scale", "1.5", "--prior-samples", "3",
+                              "--prior-sampler", "ddim")  # fmt: skip
     assert code == 0
     *pictures, sheet = map(Path, out)
     assert {*pictures, sheet} == set((tmp_path / "out").iterdir())
@@ -51,6 +52,7 @@ def test_a_png_an_image_and_a_grid(generate, model_files, tmp_path):
         assert image.text["model"] == str(model_files)
         settings = json.loads(image.text["settings"])
         assert (settings["num_inference_steps"], settings["sampler"], settings["guidance_scale"]) == (4, "ddpm", 1.5)
+        assert (settings["prior_num_samples"], settings["prior_sampler"]) == (3, "ddim")
         # what stands in the file draws the file again
         (again,) = model(image.text["prompt"], seed=int(image.text["seed"]), **settings)
         differences = [abs(a - b) for a, b in zip(image.tobytes(), again.tobytes(), strict=True)]

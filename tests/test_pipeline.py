@@ -69,7 +69,7 @@ def test_the_parts_run_in_a_row(model):
 
 @pytest.mark.parametrize("setting, value", [
     ("num_inference_steps", 5), ("guidance_scale", 4.0), ("prior_num_inference_steps", 5),
-    ("prior_guidance_scale", 3.0), ("sampler", "ddpm"),
+    ("prior_guidance_scale", 3.0), ("sampler", "ddpm"), ("prior_sampler", "ddim"),
 ])  # fmt: skip
 def test_every_setting_changes_the_picture(model, setting, value):
     assert (draw(model, num_images=2) - draw(model, num_images=2, **{setting: value})).abs().max() > 1e-3
@@ -231,7 +231,7 @@ def test_defaults_are_the_models_then_ours(model):
     ({"guidance_scale": math.nan}, "guidance_scale"),
     ({"prior_guidance_scale": math.inf}, "prior_guidance_scale"),
     ({"guidance_scale": "much"}, "guidance_scale"),
-    ({"sampler": "ddmp"}, "did you mean 'ddpm'"),
+    ({"sampler": "ddmp"}, "did you mean 'ddpm'"), ({"prior_sampler": "dim"}, "did you mean 'ddim'"),
     ({"guidance": 2.0}, "guidance_scale"),
     ({"num_images": 0}, "0 images"),
     ({"batch_size": 0}, "batches of 0"),

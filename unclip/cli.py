@@ -57,6 +57,8 @@ def add_sampling_options(parser):
     parser.add_argument("--prior-steps", type=int, help="steps of the prior")
     parser.add_argument("--guidance-scale", type=float, help="guidance of the decoder; 1: none")
     parser.add_argument("--prior-guidance-scale", type=float, help="guidance of the prior; 1: none")
+    parser.add_argument("--prior-samples", type=int, help="embeddings that the prior draws a picture, to keep the best")
+    parser.add_argument("--prior-sampler", help="ddpm, ddim or dpm++")
     parser.add_argument("--upsampler-steps", type=int, help="steps of every upsampler")
     parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
     parser.add_argument("--sampler", help="ddpm, ddim or dpm++")
@@ -70,6 +72,8 @@ def sampling_settings(args):
         "guidance_scale": args.guidance_scale,
         "prior_num_inference_steps": args.prior_steps,
         "prior_guidance_scale": args.prior_guidance_scale,
+        "prior_num_samples": args.prior_samples,
+        "prior_sampler": args.prior_sampler,
         "upsampler_num_inference_steps": args.upsampler_steps,
         "stop_after": args.stop_after,
         "sampler": args.sampler,

@@ -24,11 +24,11 @@ MAX_SEED = 2**31 - 1
 class Settings(Strict):
     """How pictures are drawn. The values here hold where a model's index names no others.
 
-    num_inference_steps, guidance_scale: of the decoder; sampler: of decoder and upsamplers. prior_...: of the prior,
-    which samples by `ddpm`; prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the
-    text is kept. upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`; one that was trained for
-    less takes what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder),
-    "upsampler-1", ...; None: the last.
+    num_inference_steps, guidance_scale: of the decoder; sampler: of decoder and upsamplers. prior_...: of the prior;
+    prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
+    upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes
+    what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
+    None: the last.
     """
 
     num_inference_steps: int = Field(50, ge=1)
@@ -36,6 +36,7 @@ class Settings(Strict):
     prior_num_inference_steps: int = Field(25, ge=1)
     prior_guidance_scale: float = Field(1.0, allow_inf_nan=False)
     prior_num_samples: int = Field(2, ge=1)
+    prior_sampler: str = "ddpm"
     sampler: str = "ddim"
     upsampler_num_inference_steps: int = Field(10, ge=1)
     upsampler_noise_level: float = Field(0.0, ge=0, lt=1)
@@ -130,8 +131,9 @@ class UnCLIP:
             most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
             if self.upsamplers and getattr(chosen, strength) > most:
                 raise UserError(f"{strength}: choose 0 to {most}, for which the upsamplers were trained")
-        if chosen.sampler not in SAMPLERS:
-            raise UserError(f"no sampler {chosen.sampler!r}{nearest(chosen.sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
+        for sampler in (chosen.sampler, chosen.prior_sampler):
+            if sampler not in SAMPLERS:
+                raise UserError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
         return chosen
 
     def side(self, settings):
@@ -191,6 +193,7 @@ class UnCLIP:
             num_inference_steps=settings.prior_num_inference_steps,
             guidance_scale=settings.prior_guidance_scale,
             num_samples=settings.prior_num_samples,
+            sampler=settings.prior_sampler,
             callback=callback,
         )
 
