@@ -19,7 +19,7 @@ from unclip.errors import UserError
 from unclip.evaluation.confusion import confusion_image
 from unclip.evaluation import zero_shot
 from unclip.evaluation.outputs import output_file
-from unclip.evaluation.zero_shot import labelled_batches, read_image, templates_of
+from unclip.evaluation.zero_shot import class_names, labelled_batches, read_image, templates_of
 from unclip.zero_shot import TEMPLATES as DEFAULT_TEMPLATES
 from unclip.zero_shot import Scores, ZeroShotClassifier, fill
 
@@ -170,6 +170,14 @@ def test_refusals_of_the_classifier():
         classifier.evaluate([(torch.ones(2, 4), [0, 3])])
     with pytest.raises(UserError, match="no pictures"):
         classifier.evaluate([])
+
+
+def test_a_file_names_the_classes_of_data_that_has_no_names(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("ox\nbus\n")
+    assert class_names(tmp_path, names) == ["ox", "bus"]
+    with pytest.raises(UserError, match="name such a file with --classnames"):
+        class_names(tmp_path)
 
 
 def test_batches_skip_and_count_what_is_broken(data):

@@ -21,28 +21,14 @@ from torch import nn
 
 from .errors import UserError, first_line, nearest
 from .files import new_folder
-
+from .operators import declare_operators
 
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
 
 
 def import_open_clip():
-    """The module open_clip, also where torchvision's compiled operators cannot load.
-
-    PyPI's torchvision wheel is built for the CUDA build of torch; beside the CPU build its operators do not load, and
-    its import fails on the missing schema of `torchvision::nms`. open_clip uses none of these operators, so declaring
-    the two schemas is enough.
-    """
-    try:
-        import torchvision  # noqa: F401  (loads, or fails as described)
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, operator):
-                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_open_clip.library = library  # the schemas live as long as this object
+    """The module open_clip, also beside PyTorch's CPU build (see operators.py)."""
+    declare_operators()
     import open_clip
 
     return open_clip

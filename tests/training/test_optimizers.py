@@ -1,9 +1,15 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from unclip.training.config import OptimizerConfig
 from unclip.training.optimizers import build_optimizer, rate_at
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 class Net(nn.Module):
@@ -66,3 +72,25 @@ def test_rate(step, progress, factor):
 def test_rate_without_warm_up_and_decay():
     config = OptimizerConfig(name="adamw", lr=1, warmup=0, decay=0)
     assert rate_at(0, 0.0, config) == rate_at(99, 0.99, config) == 1
+
+
+def test_muon_is_had_where_torchvisions_operators_do_not_load(tmp_path):
+    """As with the CPU build of torch: an upsampler without CLIP trains by timm's Muon, and timm imports torchvision."""
+    (tmp_path / "torchvision.py").write_text(
+        "import torch\n"
+        "torch.library.register_fake('torchvision::nms')(lambda dets, scores, iou_threshold: None)\n"
+    )
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "__init__.py").write_text("import torchvision\n")
+    (tmp_path / "timm" / "optim.py").write_text(
+        "from torch.optim import SGD\ndef Muon(groups, lr, **options):\n    return SGD(groups, lr)\n"
+    )
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPO)!r}]\n"
+        "import torch\n"
+        "from unclip.training.config import OptimizerConfig\n"
+        "from unclip.training.optimizers import build_optimizer\n"
+        "print(type(build_optimizer(torch.nn.Linear(2, 2), OptimizerConfig(name='muon', lr=0.1))).__name__)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout == "SGD\n", out.stderr

@@ -5,6 +5,7 @@ import torch
 from ..data.images import to_bytes
 from ..errors import UserError, first_line
 from ..hub import any_clip
+from ..operators import declare_operators
 
 BATCH = 128
 
@@ -37,6 +38,7 @@ class InceptionFeatures:
 
     def __init__(self, device):
         try:
+            declare_operators()
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
             self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).to(device)

@@ -92,21 +92,22 @@ def per_cent(share):
 
 
 def class_names(folder, file=None):
-    """The class names of a labelled data folder, or those of a file, which must be as many.
+    """The class names of a labelled data folder, or those of a file, which must be as many where the folder has its own.
 
     Raises:
-        UserError: the folder has none, or their number differs.
+        UserError: neither gives any, or their numbers differ.
     """
     own = folder / "classnames.txt"
-    if not own.is_file():
-        raise UserError(f"{folder} is no labelled data: it lacks classnames.txt, a name a line in the labels' order")
-    names = read_lines(own)
-    if file:
-        given = read_lines(file)
-        if len(given) != len(names):
-            raise UserError(f"{file} has {len(given)} class names, but the data has {len(names)} classes")
-        return given
-    return names
+    names = read_lines(own) if own.is_file() else None
+    given = read_lines(file) if file else names
+    if given is None:
+        raise UserError(
+            f"{folder} is no labelled data: it lacks classnames.txt, a name a line in the labels' order; write it, or "
+            "name such a file with --classnames"
+        )
+    if names is not None and len(given) != len(names):
+        raise UserError(f"{file} has {len(given)} class names, but the data has {len(names)} classes")
+    return given
 
 
 def templates_of(folder, file=None):

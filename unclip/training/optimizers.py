@@ -2,6 +2,8 @@
 
 import torch
 
+from ..operators import declare_operators
+
 
 def build_optimizer(model, config):
     """The optimizer of a model. Weight decay spares biases, norms and embeddings.
@@ -22,6 +24,7 @@ def build_optimizer(model, config):
     ]
     groups = [g for g in groups if g["params"]]
     if config.name == "muon":
+        declare_operators()
         from timm.optim import Muon
 
         return Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
