@@ -282,7 +282,7 @@ def test_options_out_of_range(tmp_path, options):
 
 def test_the_script_says_what_is_wrong_in_one_line(run_script, tmp_path):
     answer = run_script("prepare_data", "folder", tmp_path / "none", "--out", tmp_path / "out")
-    assert answer == (2, [], [f"error: no folder {tmp_path / 'none'}"])
+    assert answer == (2, [], [f"error: no folder {tmp_path / 'none'}: name one with pictures and their captions"])
 
 
 def test_grey_pictures_become_rgb(tmp_path):

@@ -268,7 +268,7 @@ def refusals(what):
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"cannot load {what}: {first_line(error)}") from error
+        raise UserError(f"cannot load {what} ({first_line(error)}): copy or fetch it again") from error
     finally:
         logging.disable(disabled)
         logging.root.handlers[:] = handlers  # `logging.info`, as OpenCLIP calls it, sets up a handler

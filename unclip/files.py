@@ -51,7 +51,7 @@ def read_lines(path):
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError:
-        raise UserError(f"no file {path}") from None
+        raise UserError(f"no file {path}: check its name") from None
     except ValueError:
         raise UserError(f"{path} is not a text file") from None
     return [t for t in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if t]

@@ -131,7 +131,7 @@ def image_folder(folder, out, val_share=0.05, size=None, say=print):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}")
+        raise UserError(f"no folder {folder}: name one with pictures and their captions")
     if not 0 < val_share < 1:
         raise UserError(f"--val-share {val_share}: choose a share between 0 and 1, such as 0.05")
     if size is not None and size < 1:

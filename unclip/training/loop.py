@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..config import save_config
 from ..errors import UserError
+from ..files import new_file
 from .checkpoint import load_checkpoint, save_checkpoint
 from .ema import EMA
 from .optimizers import build_optimizer, rate_at
@@ -89,9 +90,9 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         bar.write(f"step {counters['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
     def draw():
-        (run / "samples").mkdir(exist_ok=True)
         with ema.averaged(model):
-            sample(model).save(run / "samples" / f"{counters['step']:07d}.png")
+            with new_file(run / "samples" / f"{counters['step']:07d}.png") as temporary:
+                sample(model).save(temporary, "PNG")
 
     def checkpoint():
         with ema.averaged(model):
