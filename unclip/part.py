@@ -33,14 +33,16 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
         folder = model_folder(source)
         for needed in (CONFIG, WEIGHTS):
             if not (folder / needed).is_file():
-                raise UserError(f"the folder {folder} is no finished {cls.__name__}: it lacks {needed}; copy or train it again")
+                lacks = f"the folder {folder} is no finished {cls.__name__}: it lacks {needed}"
+                raise UserError(f"{lacks}; copy or train it again")
         part = cls._from_config(folder / CONFIG)
         try:
             part.load_state_dict(load_file(folder / WEIGHTS))
         except SafetensorError as error:
             raise UserError(f"{folder / WEIGHTS} is damaged ({error}): copy or train it again") from None
         except RuntimeError as error:  # torch names the weights from the second line on
-            raise UserError(f"{folder / WEIGHTS} does not fit its {CONFIG} ({first_line(error, 2)}): copy or train it again") from None
+            misfit = f"{folder / WEIGHTS} does not fit its {CONFIG} ({first_line(error, 2)})"
+            raise UserError(f"{misfit}: copy or train it again") from None
         return part.eval()
 
     @classmethod

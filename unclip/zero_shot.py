@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from .data.captions import with_article
+from .data.texts import mean_texts
 from .errors import UserError
 
 PLACEHOLDERS = ("{c}", "{}", "{a}")
@@ -49,13 +50,8 @@ class ZeroShotClassifier:
         if not templates:
             raise UserError("zero-shot classification needs at least one template, such as 'a photo of {a}.'")
         self.clip, self.names = clip, [n[0] for n in names]
-        prompts = [(k, fill(t, n, no_article)) for k, group in enumerate(names) for n in group for t in templates]
-        sums = torch.zeros(len(names), clip.embed_dim, device=clip.device)
-        for start in range(0, len(prompts), batch_size):
-            label, text = zip(*prompts[start : start + batch_size])
-            embed = F.normalize(clip.encode_text(text).embed.float(), dim=-1)
-            sums.index_add_(0, torch.tensor(label, device=clip.device), embed)
-        self.weights = F.normalize(sums, dim=-1)  # (C, D); of unit length, so a sum serves as well as a mean
+        prompts = [[fill(t, n, no_article) for n in group for t in templates] for group in names]
+        self.weights = mean_texts(prompts, clip, batch_size)                                                  # (C, D)
 
     @torch.no_grad()
     def logits(self, images):

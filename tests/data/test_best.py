@@ -13,6 +13,7 @@ from .clips import RampText
 class CompassClip:
     """A caption points where its first compass word does, and 'here' nowhere in particular; lengths say nothing."""
 
+    device, embed_dim = torch.device("cpu"), 2
     angles = {"north": 90.0, "east": 0.0, "west": 180.0}
 
     def encode_text(self, captions):
@@ -34,7 +35,8 @@ def pointing(degrees, **texts):
 @pytest.fixture
 def labelled():
     captions = ClassCaptions(names=[["north"], ["east", "west"]], nouns=[[], []], templates=["a photo of {a}", "{}"])
-    return pointing([90.0, 60.0, -90.0, 45.0, 10.0, 170.0], labels=torch.tensor([0, 0, 0, 1, 1, 1]), class_captions=captions)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    return pointing([90.0, 60.0, -90.0, 45.0, 10.0, 170.0], labels=labels, class_captions=captions)
 
 
 def test_a_score_is_the_cosine_to_the_caption_of_the_picture_itself(labelled):

@@ -4,6 +4,8 @@ LAION-400M; Gadre et al. 2023, DataComp, section 3.4)."""
 import torch
 import torch.nn.functional as F
 
+from .texts import mean_texts
+
 
 def best_rows(table, clip, share):
     """The rows (LongTensor, ascending) of the `share` of a table whose pictures are nearest to their captions.
@@ -29,12 +31,3 @@ def clip_scores(table, clip):
         captions = [[known.caption(names[0], template) for template in known.templates] for names in known.names]
     images = F.normalize(table.image_embed[:, 0].float(), dim=-1)                                        # (N, D)
     return (images * mean_texts(captions, clip).cpu()[of_row]).sum(dim=-1)
-
-
-def mean_texts(captions, clip, batch_size=1024):
-    """The directions (N, D) of N lists of captions: each the mean of its captions' unit vectors, scaled to one."""
-    lines = [line for texts in captions for line in texts]
-    owner = torch.tensor([k for k, texts in enumerate(captions) for _ in texts])
-    embeds = [clip.encode_text(lines[k : k + batch_size]).embed for k in range(0, len(lines), batch_size)]
-    units = F.normalize(torch.cat(embeds).float(), dim=-1).cpu()
-    return F.normalize(torch.zeros(len(captions), units.shape[1]).index_add_(0, owner, units), dim=-1)

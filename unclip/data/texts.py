@@ -7,8 +7,21 @@ would cost more than computing them. What repeats, as captions of classes do, is
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 
 REMEMBER = 256 * 2**20  # bytes of encodings kept
+
+
+def mean_texts(groups, clip, batch_size=256):
+    """The directions (N, D) of N lists of captions, on CLIP's device: each the mean of its captions' unit vectors, scaled
+    to one (Radford et al. 2021, section 3.1.4)."""
+    lines = [(k, line) for k, group in enumerate(groups) for line in group]
+    sums = torch.zeros(len(groups), clip.embed_dim, device=clip.device)
+    for start in range(0, len(lines), batch_size):
+        group, text = zip(*lines[start : start + batch_size])
+        embed = F.normalize(clip.encode_text(text).embed.float(), dim=-1)
+        sums.index_add_(0, torch.tensor(group, device=clip.device), embed)
+    return F.normalize(sums, dim=-1)  # of unit length, so a sum serves as well as a mean
 
 
 class CaptionEncoder:

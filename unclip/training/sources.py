@@ -120,7 +120,9 @@ class Source:
     def _best(self, share):
         """The training pictures that CLIP finds nearest to their captions."""
         if self.table is None or self.clip is None:
-            raise UserError("data.best is for sets in memory and parts with a CLIP: set data.in_memory=true, or leave it out")
+            raise UserError(
+                "data.best is for sets in memory and parts with a CLIP: set data.in_memory=true, or leave it out"
+            )
         return self.table.take(best_rows(self.table, self.clip, share))
 
     def _repeated(self, times):
