@@ -22,10 +22,15 @@ def leaves(batch, width=8):
     return [e.clone().requires_grad_() for e in (*embeds, torch.tensor(7.0, dtype=torch.float64))]
 
 
-@pytest.mark.parametrize("concepts", [None, list("abcdef")])
-def test_without_repeats_equals_open_clip_in_value_and_gradients(concepts):
+def same(concepts):
+    """The truth of a batch whose captions are true of each other's pictures where the concepts are equal."""
+    return torch.tensor([[1 if a == b else -1 for b in concepts] for a in concepts])
+
+
+@pytest.mark.parametrize("truth", [None, same("abcdef")])
+def test_without_repeats_equals_open_clip_in_value_and_gradients(truth):
     ours, theirs = leaves(6), leaves(6)
-    loss = contrastive_loss(*ours, concepts).mean()
+    loss = contrastive_loss(*ours, truth).mean()
     unit = [torch.nn.functional.normalize(e, dim=-1) for e in theirs[:2]]
     expected = import_open_clip().ClipLoss()(*unit, theirs[2])
     torch.testing.assert_close(loss, expected)
@@ -33,33 +38,52 @@ def test_without_repeats_equals_open_clip_in_value_and_gradients(concepts):
         torch.testing.assert_close(a, b)
 
 
-def test_with_repeats_equals_a_slow_loop():
+def test_any_truth_equals_a_slow_loop():
     image, text, scale = (e.detach() for e in leaves(7))
-    concepts = ["dog", "cat", "dog", "ox", "dog", "cat", 3]
-    loss = contrastive_loss(image, text, scale, concepts)
+    truth = torch.randint(-1, 2, (7, 7), generator=torch.Generator().manual_seed(1))
+    truth.fill_diagonal_(1)
+    loss = contrastive_loss(image, text, scale, truth)
     for i in range(7):
-        copies, expected = [j for j in range(7) if concepts[j] == concepts[i]], 0.0
-        for anchors, others in ((image, text), (text, image)):
-            logits = [scale.item() * torch.cosine_similarity(anchors[i], other, dim=0).item() for other in others]
-            total = math.log(sum(math.exp(v) for v in logits))
-            expected += sum(total - logits[j] for j in copies) / len(copies) / 2
+        expected = 0.0
+        for anchors, others, row in ((image, text, truth[i]), (text, image, truth[:, i])):
+            powers = [math.exp(scale * torch.cosine_similarity(anchors[i], other, dim=0)) for other in others]
+            false = sum(power for power, known in zip(powers, row) if known == -1)
+            each = [-math.log(power / (power + false)) for power, known in zip(powers, row) if known == 1]
+            expected += sum(each) / len(each) / 2
         assert loss[i].item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_copies_share_the_target():
-    """Two copies of each concept: the least possible loss is log 2, where an anchor is equally near to both copies,
-    and far from the rest; that point is flat. A loss without groups would still push the copies apart there."""
+def test_true_pairs_do_not_compete():
+    """Two copies of each concept: the loss falls to 0 as they come together, and there nothing pushes them apart."""
     directions = torch.eye(3, dtype=torch.float64).repeat_interleave(2, dim=0)  # (6, 3)
-    concepts, scale = [k // 2 for k in range(6)], torch.tensor(100.0, dtype=torch.float64)
+    truth, scale = same([k // 2 for k in range(6)]), torch.tensor(100.0, dtype=torch.float64)
     image, text = (directions.clone().requires_grad_() for _ in range(2))
-    loss = contrastive_loss(image, text, scale, concepts).mean()
-    assert loss.item() == pytest.approx(math.log(2))
+    loss = contrastive_loss(image, text, scale, truth).mean()
+    assert loss.item() == pytest.approx(0, abs=1e-12)
     for gradient in torch.autograd.grad(loss, (image, text)):
         assert gradient.abs().max() < 1e-12
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        moved = [directions + 0.1 * torch.randn(6, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
-        assert contrastive_loss(*moved, scale, concepts).mean() > loss
+
+
+def test_a_pair_of_which_nothing_is_known_has_no_say():
+    (image, text, scale), truth = leaves(4), same("abcd")
+    truth[0, 1] = truth[1, 0] = 0
+    before = contrastive_loss(image, text, scale, truth)
+    (gradient,) = torch.autograd.grad(before[0], text)
+    with torch.no_grad():
+        moved = text.clone()
+        moved[1] = -text[1]
+    after = contrastive_loss(image, moved, scale, truth)
+    alone = contrastive_loss(image[[0, 2, 3]], text[[0, 2, 3]], scale)
+    assert gradient[1].abs().max() == 0
+    torch.testing.assert_close(before[0], alone[0])
+    torch.testing.assert_close(after[0], before[0])
+
+
+def test_all_captions_true_of_all_pictures_costs_nothing():
+    image, text, scale = leaves(3)
+    loss = contrastive_loss(image, text, scale, torch.ones(3, 3))
+    assert loss.abs().max() == 0
+    assert all(g.abs().max() == 0 for g in torch.autograd.grad(loss.sum(), (image, text)))
 
 
 def test_the_length_of_embeddings_does_not_matter():
@@ -73,31 +97,86 @@ def model():
     return ContrastiveCLIP(CONFIG)
 
 
+def normalized(images):
+    mean, std = (torch.tensor(s)[:, None, None] for s in PIXEL_STATS)
+    return (images / 255 - mean) / std
+
+
 def pictures(count, seed=0):
     return torch.randint(256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def test_the_batch_key_concept_decides_the_positives(model):
-    """Different captions of one concept are positives, equal captions of two concepts are not."""
+def test_the_batch_key_truth_decides_the_positives(model):
+    """Different captions of one thing are positives, equal captions of two things are not."""
     model.eval()
     batch = {"image": pictures(4), "caption": ["a dog", "the dog", "a crane", "a crane"]}
-    per_pair, timestep = model.loss({**batch, "concept": ["dog", "dog", "crane (bird)", "crane (machine)"]})
+    truth = same(["dog", "dog", "crane (bird)", "crane (machine)"])
+    per_pair, timestep = model.loss({**batch, "truth": truth})
     assert timestep is None and per_pair.shape == (4,)
     tokens = model.tokenizer(batch["caption"])
-    mean, std = (torch.tensor(s)[:, None, None] for s in PIXEL_STATS)
-    image, text, scale = model.clip((batch["image"] / 255 - mean) / std, tokens)
-    logits = scale * image @ text.T
-    target = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    expected = -(target * logits.log_softmax(1)).sum(1) / 2 - (target * logits.T.log_softmax(1)).sum(1) / 2
-    torch.testing.assert_close(per_pair, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(per_pair, model.loss({**batch, "concept": list("abcd")})[0])
+    image, text, scale = model.clip(normalized(batch["image"]), tokens)
+    torch.testing.assert_close(per_pair, contrastive_loss(image, text, scale, truth), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(per_pair, model.loss({**batch, "truth": same("abcd")})[0])
+
+
+def test_the_image_tower_alone_learns_from_labels_and_leaves_the_text_tower():
+    torch.manual_seed(0)
+    model = ContrastiveCLIP(CONFIG, towers="image", num_labels=3).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    batch, optimizer = {"image": pictures(6), "label": torch.tensor([0, 1, 2] * 2)}, torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(30):
+        per_picture, timestep = model.loss(batch)
+        optimizer.zero_grad()
+        per_picture.mean().backward()
+        optimizer.step()
+    assert timestep is None and per_picture.shape == (6,)
+    image_embed = model.eval().clip.encode_image(normalized(batch["image"]))
+    cosines = torch.cosine_similarity(image_embed[:, None], model.labels[None], dim=-1)
+    assert cosines.argmax(1).tolist() == batch["label"].tolist()
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert "labels" in moved and "clip.logit_scale" in moved
+    assert all(k.startswith(("labels", "clip.visual.", "clip.logit_scale")) for k in moved)
+
+
+def test_labels_are_smoothed_as_torch_does_it():
+    torch.manual_seed(0)
+    model = ContrastiveCLIP(CONFIG, towers="image", num_labels=3).eval()
+    batch = {"image": pictures(4), "label": torch.tensor([0, 1, 2, 0])}
+    image = torch.nn.functional.normalize(model.clip.encode_image(normalized(batch["image"])), dim=-1)
+    logits = model.clip.logit_scale.exp() * image @ torch.nn.functional.normalize(model.labels, dim=-1).T
+    soft = 0.9 * torch.eye(3)[batch["label"]] + 0.1 / 3
+    torch.testing.assert_close(model.loss(batch)[0], -(soft * logits.log_softmax(1)).sum(1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_text_tower_alone_is_led_to_a_locked_image_tower():
+    torch.manual_seed(0)
+    vision = {"timm_model_name": "test_efficientnet", "timm_proj": "linear", "timm_pool": "avg", "image_size": 32}
+    model = ContrastiveCLIP({**CONFIG, "vision_cfg": vision}, towers="text").train()
+    batch = {"image": pictures(4), "caption": ["a red bus", "an ox", "a dog", "a blue boat"], "truth": same("abcd")}
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer, first = torch.optim.AdamW(model.parameters(), 3e-3), model.loss(batch)[0].mean().item()
+    for _ in range(20):
+        loss = model.loss(batch)[0].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < first / 2
+    same_as_before = {k for k, v in model.state_dict().items() if torch.equal(v, before[k])}
+    visual = {k for k in before if k.startswith("clip.visual.")}
+    assert visual <= same_as_before and any("running_mean" in k for k in visual)
+    assert not model.training or not model.clip.visual.training
+
+
+def test_an_image_tower_without_labels_is_refused():
+    with pytest.raises(ValueError, match="^towers: image learns from labels"):
+        ContrastiveCLIP(CONFIG, towers="image")
 
 
 @pytest.mark.parametrize("value, bound", [(9.0, math.log(100)), (-2.0, 0.0)])
 def test_the_temperature_itself_is_bounded_and_keeps_its_gradient(tmp_path, value, bound):
     torch.manual_seed(0)
     model = ContrastiveCLIP(CONFIG).train()
-    batch = {"image": pictures(3), "caption": ["a dog", "an ox", "a bus"], "concept": [0, 1, 2]}
+    batch = {"image": pictures(3), "caption": ["a dog", "an ox", "a bus"], "truth": same("abc")}
     scale = model.clip.logit_scale
     scale.data.fill_(value)
     model.eval().loss(batch)
@@ -114,7 +193,7 @@ def test_the_temperature_itself_is_bounded_and_keeps_its_gradient(tmp_path, valu
 
 def test_a_temperature_within_the_bounds_is_left_alone(model):
     before = model.clip.logit_scale.item()
-    model.train().loss({"image": pictures(2), "caption": ["a dog", "an ox"], "concept": [0, 1]})
+    model.train().loss({"image": pictures(2), "caption": ["a dog", "an ox"], "truth": same("ab")})
     assert model.clip.logit_scale.item() == before == pytest.approx(math.log(1 / 0.07))
 
 
@@ -136,12 +215,12 @@ def test_training_learns_to_tell_captions_apart():
     for _ in range(25):
         order = rng.sample(range(4), 4)
         names = [captions[k] for k in order]
-        loss = model.loss({"image": images[order], "caption": names, "concept": names})[0].mean()
+        loss = model.loss({"image": images[order], "caption": names, "truth": same(names)})[0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        final = model.eval().loss({"image": images, "caption": captions, "concept": captions})[0]
+        final = model.eval().loss({"image": images, "caption": captions, "truth": same(captions)})[0]
     assert final.max() < 0.2 < math.log(4)
 
 
@@ -183,5 +262,4 @@ def test_the_saved_folder_loads_with_plain_open_clip_and_gives_the_same_embeddin
     torch.testing.assert_close(frozen.encode_image(pil), expected_image, rtol=1e-4, atol=1e-5)
     half = {"rtol": 2e-2, "atol": 2e-2}  # the folder is in half precision
     torch.testing.assert_close(model.clip.encode_text(tokens), expected_text, **half)
-    mean, std = (torch.tensor(s)[:, None, None] for s in PIXEL_STATS)
-    torch.testing.assert_close(model.clip.encode_image((images / 255 - mean) / std), expected_image, **half)
+    torch.testing.assert_close(model.clip.encode_image(normalized(images)), expected_image, **half)

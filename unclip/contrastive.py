@@ -1,4 +1,4 @@
-"""Contrastive pre-training of a CLIP (Radford et al. 2021, section 2.3 and figure 3)."""
+"""Contrastive pre-training of a CLIP (Radford et al. 2021, section 2.3 and figure 3), one tower after the other or both."""
 
 import math
 
@@ -6,41 +6,45 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .clip import build_clip, clip_tokenizer, save_clip
+from .clip import build_clip, clip_tokenizer, resize, save_clip, square_side
 from .data.images import to_float
 
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
 PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MAX_LOGIT_SCALE = 100.0
+LABEL_SMOOTHING = 0.1
 # of an architecture's text_cfg: what makes OpenCLIP load another tokenizer than the one this trains with
 OTHER_TOKENIZER = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")
 
 
-def contrastive_loss(image_embed, text_embed, logit_scale, concepts=None):
-    """The symmetric cross-entropy over a batch of pairs; pairs with the same concept are positives of each other.
+def contrastive_loss(image_embed, text_embed, logit_scale, truth=None):
+    """The symmetric cross-entropy over a batch of pairs, with every true pair a positive and only false ones negatives.
 
-    A batch of B pairs gives B x B cosines, times `logit_scale`. Where a caption repeats, each of its n copies is the
-    target with probability 1/n: otherwise equal things would be pushed apart. Without repeats this is CLIP's loss.
+    A batch of B pairs gives B x B cosines, times `logit_scale`. In a batch of class names most captions are true of
+    several pictures, and most pictures have several true captions ("a dog", "a puppy"). Each true pair is set against
+    the false ones of its row alone, and a row's loss is the mean over its true pairs: otherwise equal things would be
+    pushed apart. Pairs of which it is not known are left out. With a single true pair a row this is CLIP's loss.
 
     Args:
         image_embed, text_embed: (B, D), of any length.
         logit_scale: the inverse temperature, a scalar tensor.
-        concepts: B hashable values; None: all differ.
+        truth: int (B, B), whether text j is true of image i: 1 true, -1 false, 0 unknown; 1 on the diagonal. None: a
+            text is true of its own image alone.
 
     Returns:
         The loss of each pair, (B,).
     """
     logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(text_embed, dim=-1).T  # (B, B)
-    if concepts is None:
-        target = torch.eye(len(logits), device=logits.device)
-    else:
-        numbers = {c: k for k, c in enumerate(dict.fromkeys(concepts))}
-        group = torch.tensor([numbers[c] for c in concepts], device=logits.device)
-        target = (group[:, None] == group[None, :]).float()
-        target = target / target.sum(dim=1, keepdim=True)
-    by_image = -(target * logits.log_softmax(dim=1)).sum(dim=1)
-    by_text = -(target * logits.T.log_softmax(dim=1)).sum(dim=1)
-    return (by_image + by_text) / 2
+    if truth is None:
+        truth = 2 * torch.eye(len(logits), device=logits.device) - 1
+    return (against_false(logits, truth) + against_false(logits.T, truth.T)) / 2
+
+
+def against_false(logits, truth):
+    """For each row, the mean of -log(e^t / (e^t + sum of e^f)) over its true logits t, with f its false ones: (B,)."""
+    false = logits.masked_fill(truth >= 0, -1e9).logsumexp(dim=1, keepdim=True)  # (B, 1)
+    true = (truth > 0).to(logits)
+    return (F.softplus(false - logits) * true).sum(dim=1) / true.sum(dim=1)
 
 
 class ContrastiveCLIP(nn.Module):
@@ -50,43 +54,67 @@ class ContrastiveCLIP(nn.Module):
         config: OpenCLIP's model config.
         crop: the smallest and largest side of the random crops that it trains on; None: whole pictures.
         train_size: the side that crops are scaled to; None: the largest. Small ones train faster; the last part of a
-            training should have the size of whole pictures, for which the image tower is meant.
+            training should have the size that the image tower is meant for.
         low_resolution: share of pictures shrunk to half the size and back, so that small pictures are known too.
+        towers: which ones learn. "both", from each other. "image": the image tower alone, and in place of captions a
+            learned vector for each of `num_labels` labels, which is quicker. "text": the image tower stays as it is
+            (LiT, Zhai et al. 2022), which brings the captions to what it has learned.
 
     Raises:
-        ValueError: the config asks for another tokenizer than CLIP's own.
+        ValueError: the config asks for another tokenizer than CLIP's own, or "image" has no labels.
     """
 
-    def __init__(self, config, crop=None, train_size=None, low_resolution=0.0):
+    def __init__(self, config, crop=None, train_size=None, low_resolution=0.0, towers="both", num_labels=None):
         super().__init__()
         for key in OTHER_TOKENIZER:
             if config["text_cfg"].get(key):
                 raise ValueError(f"text_cfg.{key}: a CLIP is trained with CLIP's own tokenizer alone: leave it out")
+        if towers == "image" and not num_labels:
+            raise ValueError("towers: image learns from labels, which these pictures lack: choose both")
         self.config, self.crop, self.train_size, self.low_resolution = config, crop, train_size, low_resolution
+        self.towers = towers
         self.clip = build_clip(config)
+        self.image_size = square_side(self.clip.visual.image_size)
         self.context_length = config["text_cfg"].get("context_length", 77)
         self.tokenizer = clip_tokenizer(self.context_length)
+        self.labels = nn.Parameter(torch.randn(num_labels, config["embed_dim"])) if towers == "image" else None
+        for name, parameter in self.clip.named_parameters():
+            tower = "image" if name.startswith("visual.") else "text"
+            parameter.requires_grad_(towers in ("both", tower) or name == "logit_scale")
         stats = torch.tensor(PIXEL_STATS)[:, :, None, None]
         self.register_buffer("pixel_stats", stats, persistent=False)
 
     exported_prefix = "clip."  # of its parameters, which an OpenCLIP folder names without it
     # what Muon leaves to AdamW: the first layer, embeddings, the last projections
-    edge_layers = ("clip.visual.trunk.stem", "clip.token_embedding", "clip.positional", "clip.text_projection")
+    edge_layers = ("labels", "clip.visual.trunk.stem", "clip.token_embedding", "clip.positional", "clip.text_projection")
+
+    def train(self, mode=True):
+        """Batch norm in a tower that does not learn keeps its statistics."""
+        super().train(mode)
+        if self.towers == "text":
+            self.clip.visual.eval()
+        return self
 
     def loss(self, batch, generator=None):
-        """Loss of each pair, (B,), and None for its timestep. batch: image uint8 (B, 3, S, S), caption, concept."""
+        """Loss of each pair, (B,), and None for its timestep.
+
+        batch: image uint8 (B, 3, S, S); caption and truth (see `contrastive_loss`), or label (B,) for the image tower.
+        """
         if self.training:
             self.bound_temperature()
         images = to_float(batch["image"].to(self.pixel_stats.device))
-        tokens = self.tokenizer(batch["caption"]).to(self.pixel_stats.device)
-        if self.training:
-            images = self.augment(images)
+        images = self.augment(images) if self.training else resize(images, self.image_size)
         mean, std = self.pixel_stats
         images = ((images + 1) / 2 - mean) / std
-        out = self.clip(images.contiguous(memory_format=torch.channels_last), tokens)
-        image_embed, text_embed, logit_scale = out[:3] if isinstance(out, tuple) else (
-            out["image_features"], out["text_features"], out["logit_scale"])  # fmt: skip
-        return contrastive_loss(image_embed.float(), text_embed.float(), logit_scale, batch["concept"]), None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.towers != "text"):
+            image_embed = self.clip.encode_image(images.contiguous(memory_format=torch.channels_last)).float()
+        logit_scale = self.clip.logit_scale.exp()
+        if self.towers == "image":
+            label = batch["label"].to(image_embed.device)
+            logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(self.labels, dim=-1).T      # (B, K)
+            return F.cross_entropy(logits, label, label_smoothing=LABEL_SMOOTHING, reduction="none"), None
+        text_embed = self.clip.encode_text(self.tokenizer(batch["caption"]).to(image_embed.device)).float()
+        return contrastive_loss(image_embed, text_embed, logit_scale, batch["truth"].to(image_embed.device)), None
 
     @torch.no_grad()
     def bound_temperature(self):

@@ -79,6 +79,7 @@ def test_captions_belong_to_their_pictures():
     labelled = TableBatches(table(9, labelled=True), batch_size=9, seed=0).at(0)
     assert labelled["concept"] == [("dog", "cat")[int(k) % 2] for k in labelled["key"]]
     assert labelled["label"].tolist() == [int(k) % 2 for k in labelled["key"]]
+    assert labelled["truth"].tolist() == [[1 if a == b else -1 for b in labelled["concept"]] for a in labelled["concept"]]
     assert labelled["caption"] == [f"a photo of a {c}" for c in labelled["concept"]]
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import UserError
 from ..files import read_lines
@@ -17,6 +18,14 @@ VOWEL_SOUND = re.compile(r"(?!eu|ew|uni(?!n|m)|us[eu]|ut[ei]|uku|onc?e\b)[aeiou]
 PLAIN_TEMPLATES = ["a photo of {a}"]
 SAID = 0.7
 PHOTO_WORDS = ("black and white", "dark", "bright", "close-up")  # they are of the photograph, not of the thing
+
+
+class Caption(NamedTuple):
+    """A caption, the name or noun in it, and the readings that it says ({"colour": "red"})."""
+
+    text: str
+    concept: str
+    said: dict
 
 
 @dataclass
@@ -44,7 +53,7 @@ class ClassCaptions:
         return list(dict.fromkeys(c for label in range(len(self.names)) for c in self.concepts(label)))
 
     def draw(self, label, rng, readings=None):
-        """A caption for a picture of a class, and the concept in it: (caption, concept).
+        """A Caption for a picture of a class.
 
         The first name takes half of the names' share; `rng` is a `random.Random`. readings: as `read_attributes` gives
         them, or None.
@@ -59,7 +68,8 @@ class ClassCaptions:
         template, said = rng.choice(self.templates), {}
         if readings and rng.random() < self.reading_share:
             said = {key: word for key, word in readings.items() if rng.random() < SAID}
-        return self.caption(concept, template, said), concept
+        said = {k: w for k, w in said.items() if w not in words_of(concept)}  # no "orange orange"
+        return Caption(self.caption(concept, template, said), concept, said)
 
     def caption(self, concept, template, said=None):
         """A template filled with a concept and with the readings that are to be said.

@@ -12,6 +12,7 @@ from .attributes import checked, mirrored
 from .captions import ClassCaptions, words_of
 from .images import decode
 from .shards import Skipped, find_shards, image_bytes, read_samples
+from .truth import truth_of_classes, truth_of_texts
 
 
 @dataclass
@@ -159,9 +160,12 @@ def make_batch(table, rows, flip, rng):
         readings = [{}] * len(rows) if table.readings is None else [table.readings[r] for r in rows.tolist()]
         said = [mirrored(r) if turned else r for r, turned in zip(readings, flip.tolist())]
         drawn = [table.class_captions.draw(label, rng, r) for label, r in zip(batch["label"].tolist(), said)]
-        batch["caption"], batch["concept"] = [d[0] for d in drawn], [d[1] for d in drawn]
+        batch["caption"], batch["concept"] = [d.text for d in drawn], [d.concept for d in drawn]
+        batch["truth"] = truth_of_classes(table.class_captions, batch["label"].tolist(), said, drawn)
     else:
-        batch["caption"] = batch["concept"] = [rng.choice(table.captions[r]) for r in rows]
+        captions = [table.captions[r] for r in rows.tolist()]
+        batch["caption"] = batch["concept"] = [rng.choice(texts) for texts in captions]
+        batch["truth"] = truth_of_texts(captions, batch["caption"])
     if table.image_embed is not None:
         batch["image_embed"] = table.image_embed[rows, flip.long()].float()
     return batch

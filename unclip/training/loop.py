@@ -219,10 +219,12 @@ def make_accelerator(settings, run):
 
 
 def initialise(model, file):
-    """Begin a run with the weights of an exported safetensors file: every key must be there, in its shape."""
+    """Begin a run with the weights of an exported safetensors file: every key must be there, in its shape. What a model
+    does not export stays as it is."""
     prefix = getattr(model, "exported_prefix", "")
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
     try:
-        model.load_state_dict({prefix + name: tensor for name, tensor in load_file(file).items()})
+        model.load_state_dict(kept | {prefix + name: tensor for name, tensor in load_file(file).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"train.init_from={file}: {' '.join(str(error).split())[:200]}") from None
 

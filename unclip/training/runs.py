@@ -1,7 +1,7 @@
 """What each training script runs: its config, its model, its data, put into the one loop."""
 
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 
 import torch
 from pydantic import Field
@@ -33,6 +33,7 @@ class ClipModel(Strict):
     crop: Optional[tuple[int, int]] = None
     train_size: Optional[int] = Field(None, ge=1)
     low_resolution: float = 0.0
+    towers: Literal["both", "image", "text"] = "both"
 
 
 class ClipRun(RunConfig):
@@ -87,9 +88,9 @@ def train_clip(path, overrides=()):
     crop, size = config.model.crop, config.data.image_size
     if crop is not None and not 1 <= crop[0] <= crop[1] <= size:
         raise UserError(f"{path}: model.crop is {list(crop)}: name a smallest and a largest side, 1 to data.image_size, {size}")
-    model = build(ContrastiveCLIP, config, path, config.model.architecture, crop, config.model.train_size,
-                  config.model.low_resolution)  # fmt: skip
-    source = Source(config)
+    source, options = Source(config), config.model.model_dump(exclude={"architecture"})
+    labels = source.class_captions and len(source.class_captions.names)
+    model = build(ContrastiveCLIP, config, path, config.model.architecture, num_labels=labels, **options)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
 
