@@ -7,6 +7,7 @@ import torch
 import yaml
 from conftest import CLIP_CONFIG, CONVOLUTIONS, SIDE, TEXT_LENGTH, TEXT_WIDTH, UNET, D
 from data.pictures import captioned_tar, png, write_tar
+from safetensors.torch import load_file
 
 from unclip.data.embeddings import read_embeddings
 from unclip.decoder import Decoder
@@ -136,6 +137,7 @@ def test_a_clip_is_trained_and_then_used(write, tmp_path):
     ("upsampler", {"clip": None, "model": {"unet": {**CONVOLUTIONS, "attention_levels": [1]}}}, "attention_levels"),
     ("clip", {"model": {"architecture": {"embed_dim": 4}}}, "text_cfg"),
     ("clip", {"model": {"architecture": CLIP_CONFIG, "crop": [8, 99]}}, "model.crop is [8, 99]"),
+    ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "image"}}, "learns from labels, which these pictures lack"),
     ("clip", {"data": {"folder": "nowhere"}}, "no data folder nowhere"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_end_in_a_line_before_training(write, tmp_path, part, changes, message):
@@ -226,6 +228,23 @@ def labelled(tmp_path):
         files = [(f"{n}.{e}", c) for n in range(count) for e, c in (("png", png(n)), ("cls", b"%d" % (n % 3)))]
         write_tar(tmp_path / split / "0.tar", files)
     return tmp_path
+
+
+def test_a_clip_learns_one_tower_at_a_time_and_then_both(write, labelled, tmp_path):
+    """Each part begins where the one before it ended, and moves what it is to move."""
+    weights, part = {}, None
+    for towers in ("image", "text", "both"):
+        begin = {"init_from": str(part / "clip" / "open_clip_model.safetensors")} if part else {}
+        part = tmp_path / f"run-{towers}"
+        data, model = {"folder": str(labelled)}, {"architecture": CLIP_CONFIG, "towers": towers}
+        runs.train_clip(write("clip", data=data, model=model, train={"run": str(part), **begin}))
+        weights[towers] = load_file(part / "clip" / "open_clip_model.safetensors")
+    image, text, both = weights.values()
+    assert image.keys() == text.keys() == both.keys()
+    moved = {k for k in image if not torch.equal(image[k], text[k])}
+    assert "text_projection" in moved and not any(k.startswith("visual.") for k in moved)
+    moved = {k for k in text if not torch.equal(text[k], both[k])}
+    assert "text_projection" in moved and any(k.startswith("visual.") for k in moved)
 
 
 def test_concepts_that_are_repeated_come_more_often(labelled):
