@@ -2,6 +2,8 @@
 
     python scripts/prepare_data.py tiny-imagenet --out runs/data/tiny-imagenet [--source FILE.zip] [--classes FILE]
     python scripts/prepare_data.py folder MY_PICTURES --out runs/data/mine
+    python scripts/prepare_data.py imagenet-samples --source FILE.zip --out runs/data/samples
+    python scripts/prepare_data.py join runs/data/tiny-imagenet runs/data/samples --out runs/data/joined
 
 What img2dataset writes needs no preparation.
 """
@@ -21,16 +23,30 @@ def main(argv=None):
     folder.add_argument("folder")
     folder.add_argument("--val-share", type=float, default=0.05, help="share of pictures held out (default 0.05)")
     folder.add_argument("--size", type=int, default=512, help="shrink larger pictures to this shorter side")
-    for kind in (tiny, folder):
+    samples = kinds.add_parser("imagenet-samples", help="one photograph for each class of ImageNet")
+    samples.add_argument("--source", required=True, help="a zip of github.com/EliSchwartz/imagenet-sample-images")
+    join = kinds.add_parser("join", help="several labelled sets as one")
+    join.add_argument("folders", nargs="+")
+    for kind in (tiny, folder, samples, join):
         kind.add_argument("--out", required=True, help="the folder to write")
     args = parser.parse_args(argv)
 
-    from unclip.data import prepare
-
     if args.kind == "tiny-imagenet":
-        prepare.tiny_imagenet(args.source, args.out, args.classes)
+        from unclip.data.prepare import tiny_imagenet
+
+        tiny_imagenet(args.source, args.out, args.classes)
+    elif args.kind == "folder":
+        from unclip.data.prepare import image_folder
+
+        image_folder(args.folder, args.out, args.val_share, args.size)
+    elif args.kind == "imagenet-samples":
+        from unclip.data.imagenet_samples import imagenet_samples
+
+        imagenet_samples(args.source, args.out)
     else:
-        prepare.image_folder(args.folder, args.out, args.val_share, args.size)
+        from unclip.data.join import join
+
+        join(args.folders, args.out)
 
 
 if __name__ == "__main__":

@@ -91,13 +91,18 @@ def tiny_imagenet(source, out, classes=None, say=print):
         say(f"train: {write_shards(samples(train), folder / 'train')} pictures of {len(wanted)} classes")
         say(f"test: {write_shards(samples(test), folder / 'test')} pictures")
         skipped.report(say)
-        captions.save(folder / "captions.json")
-        for name, lines in [
-            ("classnames.txt", [n[0] for n in captions.names]),
-            ("zeroshot_classification_templates.txt", ZERO_SHOT_TEMPLATES),
-            ("dataset_type.txt", ["multiclass"]),
-        ]:
-            (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_labels(captions, folder)
+
+
+def write_labels(captions, folder):
+    """What makes a folder of shards a labelled one: its ClassCaptions, and the files that CLIP-benchmark reads."""
+    captions.save(folder / "captions.json")
+    for name, lines in [
+        ("classnames.txt", [n[0] for n in captions.names]),
+        ("zeroshot_classification_templates.txt", ZERO_SHOT_TEMPLATES),
+        ("dataset_type.txt", ["multiclass"]),
+    ]:
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def training_boxes(archive, wnid):

@@ -1,0 +1,66 @@
+"""The public collection imagenet-sample-images: one photograph for each of ImageNet's 1,000 classes.
+
+One photograph teaches a class badly, but words that other sets lack (ship, airplane, horse) have several.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import yaml
+
+from ..errors import UserError
+from ..files import read_lines
+from .captions import ClassCaptions
+from .prepare import CLASS_TABLE, filled, write_labels
+from .shards import write_shards
+
+TABLES = CLASS_TABLE.parent / "imagenet-samples"
+FILE_NAME = re.compile(r"(n\d{8})_([^/]+)\.jpe?g", re.IGNORECASE)
+HELD_OUT = 20  # every which picture is for validation
+
+
+def imagenet_samples(source, out, say=print):
+    """Write the collection as labelled shards: `train`, and every twentieth picture as `test`.
+
+    source: a zip of files named by WordNet id and name, as n02389026_sorrel.jpg. The captions use Tiny ImageNet's names
+    for its classes, and common nouns by data/imagenet-samples/nouns.yaml.
+
+    Raises:
+        UserError: no such file, no zip, or no such pictures in it.
+    """
+    try:
+        archive = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{source} is not a whole zip ({error}): download it again") from None
+    found = sorted((match[1], name, match[2]) for name in archive.namelist() if (match := FILE_NAME.fullmatch(Path(name).name)))
+    if not found:
+        raise UserError(f"{source} has no pictures named as n02389026_sorrel.jpg: is it imagenet-sample-images?")
+    tiny = yaml.safe_load((CLASS_TABLE / "classes.yaml").read_text(encoding="utf-8"))
+    called = yaml.safe_load((TABLES / "names.yaml").read_text(encoding="utf-8"))
+    nouns = yaml.safe_load((TABLES / "nouns.yaml").read_text(encoding="utf-8"))
+    names, above = [], []
+    for wnid, _, file in found:
+        known = tiny.get(wnid, {"names": [called.get(wnid, file.replace("_", " "))], "nouns": []})
+        names.append(known["names"])
+        above.append(known["nouns"] + [n for n, ids in nouns.items() if within(wnid, ids) and n not in known["nouns"]])
+    captions = ClassCaptions(
+        names=names, nouns=above, templates=read_lines(CLASS_TABLE / "templates.txt"),
+        no_article=read_lines(CLASS_TABLE / "no_article.txt"),
+    )  # fmt: skip
+
+    def samples(test):
+        for label, (wnid, name, _) in enumerate(found):
+            if (label % HELD_OUT == 0) == test:
+                yield {"__key__": wnid, "jpg": archive.read(name), "cls": str(label).encode()}
+
+    with archive, filled(out) as folder:
+        say(f"train: {write_shards(samples(False), folder / 'train')} pictures of {len(found)} classes")
+        say(f"test: {write_shards(samples(True), folder / 'test')} pictures")
+        write_labels(captions, folder)
+
+
+def within(wnid, ids):
+    """Whether a WordNet id is one of some, which are ids or ranges of ids: "n02085620-n02113978"."""
+    ends = (entry.split("-") for entry in ids)
+    return any(pair[0] <= wnid <= pair[-1] for pair in ends)
