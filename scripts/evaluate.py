@@ -8,7 +8,10 @@
 
 Writes report.json, report.md, a contact sheet, and a curve a sweep. Distances, precision and recall are taken in the
 features of the model's own CLIP, whose verdict flatters a model that was guided by it; --features inception gives
-those of published FIDs, --judge names another CLIP.
+those of published FIDs (which take 50,000 pictures or so; here both sides have as many as are drawn, or half of the real
+ones; slow: use --rounds 10), --judge names another CLIP. What --sweep can vary: num_inference_steps, guidance_scale,
+sampler, prior_num_inference_steps, prior_guidance_scale, prior_num_samples, prior_sampler, upsampler_num_inference_steps,
+upsampler_noise_level, upsampler_blur.
 """
 
 import argparse

@@ -60,6 +60,8 @@ def add_sampling_options(parser):
     parser.add_argument("--prior-samples", type=int, help="embeddings that the prior draws a picture, to keep the best")
     parser.add_argument("--prior-sampler", help="ddpm, ddim or dpm++")
     parser.add_argument("--upsampler-steps", type=int, help="steps of every upsampler")
+    parser.add_argument("--upsampler-noise-level", type=float, help="noise on what an upsampler is given, 0 to below 1")
+    parser.add_argument("--upsampler-blur", type=float, help="blur of what an upsampler is given, in pixels")
     parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
     parser.add_argument("--sampler", help="ddpm, ddim or dpm++")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
@@ -75,6 +77,8 @@ def sampling_settings(args):
         "prior_num_samples": args.prior_samples,
         "prior_sampler": args.prior_sampler,
         "upsampler_num_inference_steps": args.upsampler_steps,
+        "upsampler_noise_level": args.upsampler_noise_level,
+        "upsampler_blur": args.upsampler_blur,
         "stop_after": args.stop_after,
         "sampler": args.sampler,
     }

@@ -34,7 +34,7 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
         raise UserError(f"--num-images {num_images}: ask for at least 1")
     seeds, out = seeds_from(seed, num_images), output_folder(out)
     model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype))
-    settings = model.settings(**settings).model_dump()
+    settings = model.used(model.settings(**settings))
     facts = {"model": str(model_name), "dtype": dtype, "settings": settings}
     for prompt in prompts:
         for note in model.notes(prompt):

@@ -122,6 +122,9 @@ class UnCLIP:
         chosen = check(Settings, {**self.defaults.model_dump(), **given}, "settings")
         if chosen.stop_after is not None and chosen.stop_after not in self.stages:
             raise UserError(f"this model has no stage {chosen.stop_after!r}: choose {', '.join(self.stages)}")
+        for name in given if not self.upsamplers else ():
+            if name.startswith("upsampler_"):
+                raise UserError(f"{name}: this model has no upsampler: leave it out")
         steps_of = [(chosen.num_inference_steps, self.decoder), (chosen.prior_num_inference_steps, self.prior)]
         steps_of += [(chosen.upsampler_num_inference_steps, upsampler) for upsampler in self.upsamplers]
         for steps, part in steps_of:
@@ -135,6 +138,11 @@ class UnCLIP:
             if sampler not in SAMPLERS:
                 raise UserError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
         return chosen
+
+    def used(self, settings):
+        """The settings that this model reads, as a dict."""
+        of_upsamplers = settings.stop_after != "base" and bool(self.upsamplers)
+        return {k: v for k, v in settings.model_dump().items() if of_upsamplers or not k.startswith("upsampler_")}
 
     def side(self, settings):
         """Width and height of the pictures that these settings give."""

@@ -7,6 +7,8 @@ import pytest
 from data.pictures import captioned_tar, png, write_tar
 from PIL import Image
 
+from unclip.evaluation.pictures import Brief
+
 
 
 @pytest.fixture
@@ -60,7 +62,8 @@ def test_a_model_against_real_pictures(evaluate, labelled, tmp_path):
     # random pixels from a random model are farther from the real ones than these from each other
     assert report["pictures"]["frechet_distance"]["value"] > 2 * report["real"]["frechet_distance"]["value"]
     assert set(report["named"]) == {"dog", "cat", "red car"}
-    assert sum(report["named"].values()) / 3 == pytest.approx(report["pictures"]["top1"]["value"])
+    assert {f["num_samples"] for f in report["named"].values()} == {7}
+    assert sum(f["value"] for f in report["named"].values()) / 3 == pytest.approx(report["pictures"]["top1"]["value"])
     assert set(report["prior"]) == {"cosine", "cosine_text", "cosine_mean", "cosine_other", "recall_at_1", "recall_at_5", "recall_at_1_chance", "top1", "top1_true"}
     assert report["prior"]["cosine"]["num_samples"] == 60
     text = (tmp_path / "out" / "report.md").read_text()
@@ -109,6 +112,26 @@ def test_a_plain_folder_as_the_reference(evaluate, plain_folder, tmp_path):
     assert set(report_of(tmp_path)["pictures"]) == SET | PROMPT and set(report_of(tmp_path)["real"]) == SET
 
 
+def test_what_was_measured_stays_when_an_evaluation_is_ended(evaluate, labelled, tmp_path, monkeypatch):
+    """Ctrl-C at the second value of a sweep: the report has all that came before."""
+    drawn = []
+    draw = Brief.draw
+
+    def third_is_too_much(brief, model, num_images, seed, settings, desc="drawing"):
+        drawn.append(settings.guidance_scale)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(brief, model, num_images, seed, settings, desc)
+
+    monkeypatch.setattr(Brief, "draw", third_is_too_much)
+    code, _, err = evaluate("--data", labelled, "--num-images", "6", "--guidance-scale", "2", "--sweep", "guidance_scale=2,1,3,4")
+    report = report_of(tmp_path)
+    assert code == 2 and err[-1] == "error: stopped" and drawn == [2, 1, 3]  # the first value is the report's own
+    assert set(report["pictures"]) == SET | PROMPT and "prior" in report
+    assert [point["value"] for point in report["sweeps"][0]["points"]] == [2, 1]
+    assert report["sweeps"][0]["points"][0]["pictures"] == report["pictures"]
+
+
 def test_sweeps_are_tables_and_curves(evaluate, labelled, tmp_path):
     code, _, err = evaluate("--data", labelled, "--num-images", "6", "--sweep", "guidance_scale=1,2.5", "--sweep",
                             "prior_num_inference_steps=1,2,4")  # fmt: skip
@@ -155,11 +178,11 @@ def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, l
 
 @pytest.mark.parametrize("argv, says", [
     ([], "nothing to draw"),
-    (["--data", "{real}", "--num-images", "0"], "at least one picture"),
-    (["--data", "{real}", "--num-images", "3"], "3 pictures are too few to compare"),
+    (["--data", "{real}", "--num-images", "0"], "needs one picture at least"),
+    (["--data", "{real}", "--num-images", "3"], "3 pictures to compare are too few"),
     (["--data", "nowhere"], "no folder nowhere"),
     (["--data", "{empty}"], "no pictures in"),
-    (["--data", "{few}", "--concepts", "{concepts}"], "9 real pictures are too few"),
+    (["--data", "{few}", "--concepts", "{concepts}"], "9 real pictures to compare with are too few"),
     (["--data", "{mixed}"], "give --concepts"),
     (["--images", "{mixed}", "--data", "{real}"], "different sizes (8x8, 9x9, ...)"),
     (["--images", "{few}", "--data", "{real}", "--sweep", "guidance_scale=1,2"], "leave --sweep"),
@@ -170,12 +193,16 @@ def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, l
     (["--data", "{captioned}", "--say", "red"], "--say needs concepts"),
     (["--concepts", "{concepts}", "--say", "left"], "--say left: no such reading; choose red, orange"),
     (["--data", "{real}", "--split", "val"], "has no split 'val'"),
-    (["--concepts", "{one}"], "holds 1 concept(s)"),
+    (["--concepts", "{one}"], "holds 1 concept: an"),
     (["--concepts", "missing.txt"], "missing.txt"),
     (["--data", "{real}", "--sweep", "guidance_scale"], "SETTING=VALUE,VALUE"),
     (["--data", "{real}", "--sweep", "guidance_scale=2"], "two values"),
     (["--data", "{real}", "--sweep", "guidance=1,2"], "did you mean 'guidance_scale'"),
     (["--data", "{real}", "--sweep", "guidance_scale=1,much"], "guidance_scale"),
+    (["--data", "{real}", "--sweep", "steps=1,2"], "all of them: num_inference_steps, guidance_scale"),
+    (["--data", "{real}", "--sweep", "upsampler_blur=0,1"], "no upsampler draws here"),
+    (["--data", "{real}", "--upsampler-steps", "3"], "this model has no upsampler"),
+    (["--data", "{real}", "--rounds", "1"], "needs two rounds"),
     (["--data", "{real}", "--stop-after", "upsampler-1"], "no stage 'upsampler-1'"),
     (["--data", "{real}", "--judge", "no-such-clip"], "no-such-clip"),
     (["--data", "{real}", "--out", "{one}"], "is a file: name a folder"),

@@ -94,7 +94,7 @@ def test_the_decoder_with_text_in_two_parts_of_a_batch(write, tmp_path):
 
 @pytest.mark.parametrize("told", [False, True])
 def test_an_upsampler_joins_a_model(write, tmp_path, model_copy, told):
-    model = {"unet": CONVOLUTIONS, "scale": 2, **({"embed_dim": D} if told else {})}
+    model = {"unet": CONVOLUTIONS, "scale": 2}
     changes = {"out": str(model_copy), "data": {"image_size": 2 * SIDE}, "model": model}
     runs.train_upsampler(write("upsampler", **changes, **({} if told else {"clip": None})))
     runs.train_upsampler(tmp_path / "run-upsampler" / "config.yaml", ["train.steps=3"])
@@ -130,8 +130,7 @@ def test_a_clip_is_trained_and_then_used(write, tmp_path):
     ("decoder", {"model": {"unet": {**UNET, "head_dim": None}}}, "head_dim is needed where there is attention"),
     ("decoder", {"clip": {"name": "nothing"}}, "nothing"),
     ("upsampler", {"model": {"embed_dim": D + 1}}, "model.embed_dim is"),
-    ("upsampler", {}, "clip and model.embed_dim go together"),
-    ("upsampler", {"model": {"embed_dim": D}, "clip": None}, "clip and model.embed_dim go together"),
+    ("upsampler", {"model": {"embed_dim": D}, "clip": None}, "model.embed_dim is of a CLIP's embeddings: say in clip.name"),
     ("upsampler", {"clip": None, "model": {"scale": 3}}, "scale=3"),
     ("upsampler", {"clip": None, "model": {"last_step": True}}, "model.last_step is for weights trained elsewhere"),
     ("upsampler", {"clip": None, "model": {"unet": {**CONVOLUTIONS, "attention_levels": [1]}}}, "attention_levels"),

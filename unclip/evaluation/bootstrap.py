@@ -36,8 +36,21 @@ def mean_figure(values, seed=0, rounds=ROUNDS):
     return Figure(mean, low, high, count, seed)
 
 
-def set_figure(metric, x, y, seed=0, rounds=ROUNDS):
-    """A metric of two sets of features (N, D), (M, D), both resampled.
+def pairs_figure(values, seed=0, rounds=ROUNDS):
+    """The mean of one value a pair (N, M), rows and columns both resampled (the pigeonhole bootstrap, Owen 2007)."""
+    values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
+
+    def times(count):  # how often each is drawn, (rounds, count)
+        rows = torch.randint(count, (rounds, count), generator=generator)
+        return torch.zeros(rounds, count, dtype=torch.float64).scatter_add_(1, rows, torch.ones(rounds, count, dtype=torch.float64))
+
+    means = (times(len(values)) @ values * times(values.shape[1])).sum(1) / values.numel()
+    low, high = means.quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
+    return Figure(values.mean().item(), low, high, len(values), seed)
+
+
+def set_figure(metric, x, y, seed=0, rounds=ROUNDS, least=-math.inf):
+    """A metric of two sets of features (N, D), (M, D), both resampled; `least` is the least value that it can have.
 
     Drawing with replacement makes two sets seem farther apart than they are. So the spread of the resampled figures is
     laid around the figure itself: it says how the figure would vary between sets of these sizes, not where that of sets
@@ -50,11 +63,11 @@ def set_figure(metric, x, y, seed=0, rounds=ROUNDS):
 
     drawn = torch.tensor([metric(resampled(x), resampled(y)) for _ in range(rounds)], dtype=torch.float64)
     low, high = (drawn - drawn.mean()).quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
-    return Figure(value, value + low, value + high, len(x), seed)
+    return Figure(value, max(least, value + low), value + high, len(x), seed)
 
 
 def wilson(share, count, z=1.96):
     """The 95% interval of a share seen in `count` independent draws (Wilson 1927)."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)

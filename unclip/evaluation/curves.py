@@ -11,7 +11,7 @@ VERTICAL = "frechet_distance"
 
 
 def write_curve(path, sweep):
-    """Frechet distance against CLIP score at every value, or whatever else was measured; False where it cannot be drawn.
+    """Frechet distance against CLIP score at every value, and whatever else was measured; returns [path], or [] where it cannot be drawn.
 
     sweep: {"setting", "points": [{"value", "pictures": {name: Figure}, "prior": ...}, ...]}.
     """
@@ -22,8 +22,12 @@ def write_curve(path, sweep):
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError:
         print(f'no {path.name}: plots need pip install -e ".[eval]"; report.md has the same figures', file=sys.stderr)
-        return False
-    points, setting = sweep["points"], sweep["setting"]
+        return []
+    setting, points = sweep["setting"], sweep["points"]
+    numbers = all(isinstance(point["value"], (int, float)) for point in points)
+    if numbers:
+        points = sorted(points, key=lambda point: point["value"])
+    values, line = [point["value"] for point in points], "-" if numbers else "none"
     both = {HORIZONTAL, VERTICAL} <= set(points[0]["pictures"])
     parts = [(part, figures) for part, figures in (("pictures", FIGURES), ("prior", PRIOR_FIGURES)) if part in points[0]]
     panels = [(part, name) for part, figures in parts for name, (_, _, better) in figures.items()
@@ -35,21 +39,21 @@ def write_curve(path, sweep):
     axes = canvas.subplots(rows, columns, squeeze=False).flatten()
     if both:
         x, y = ([point["pictures"][name] for point in points] for name in (HORIZONTAL, VERTICAL))
-        axes[0].errorbar(middles(x), middles(y), xerr=whiskers(x), yerr=whiskers(y), marker="o", capsize=2)
+        axes[0].errorbar(middles(x), middles(y), xerr=whiskers(x), yerr=whiskers(y), marker="o", capsize=2, linestyle=line)
         for point, a, b in zip(points, x, y):
             axes[0].annotate(str(point["value"]), (a.value, b.value), textcoords="offset points", xytext=(5, 5))
         axes[0].set(xlabel=FIGURES[HORIZONTAL][0], ylabel=FIGURES[VERTICAL][0], title=f"by {setting}")
     for axis, (part, name) in zip(axes[both:], panels):
         figures = [point[part][name] for point in points]
-        values = [str(point["value"]) for point in points]
-        axis.errorbar(values, middles(figures), yerr=whiskers(figures), marker="o", capsize=2)
+        axis.errorbar(values, middles(figures), yerr=whiskers(figures), marker="o", capsize=2, linestyle=line)
         title = f"prior: {PRIOR_FIGURES[name][0]}" if part == "prior" else FIGURES[name][0]
-        axis.set(xlabel=setting, title=title)
+        axis.set_xlabel(setting)
+        axis.set_title(title, fontsize=10, wrap=True)
     for axis in axes[count:]:
         axis.axis("off")
     with new_file(path) as temporary:
         canvas.savefig(temporary, format="png", dpi=110)
-    return True
+    return [path]
 
 
 def middles(figures):

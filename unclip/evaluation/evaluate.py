@@ -16,7 +16,8 @@ from .features import ClipFeatures, features_by
 from .judge import Judge
 from .pictures import brief_of_captions, brief_of_concepts, pictures_of_folder, real_pictures, shuffled
 from .prior import prior_figures
-from .report import write_report
+from .curves import write_curve
+from .report import FILES, markdown, write_report
 from .said import checked_words, said_figures
 from .sweep import parse_sweeps
 
@@ -59,8 +60,10 @@ class Request:
 
     def check(self):
         """Raises UserError for a request that contradicts itself."""
-        if self.num_images < 1 or self.rounds < 2:
-            raise UserError("an evaluation needs at least one picture (--num-images) and two rounds (--rounds)")
+        if self.num_images < 1:
+            raise UserError(f"--num-images {self.num_images}: an evaluation needs one picture at least")
+        if self.rounds < 2:
+            raise UserError(f"--rounds {self.rounds}: an interval needs two rounds at least")
         if self.images and not self.data:
             raise UserError("--images need real pictures to be compared with: give --data")
         if self.images and (self.sweeps or self.say or self.concepts):
@@ -72,6 +75,8 @@ class Request:
 def evaluate(request):
     """Judge pictures, write OUT/report.json, report.md, sheet.png and a curve a sweep, and print the tables.
 
+    What is measured is written at once, so that what ends an evaluation early costs no more than the part in hand.
+
     Raises:
         UserError: bad input; says what to do, before anything is drawn.
     """
@@ -81,16 +86,27 @@ def evaluate(request):
     pictures = bench.pictures()
     seen = bench.judge.look(pictures)
     report = bench.facts(len(pictures)) | {"pictures": bench.measure(seen), "named": bench.judge.by_class(seen)}
+    report["sweeps"] = []
     if bench.reference:
         report["real"] = bench.floor()
+    write_report(out, report, pictures)
     if bench.words:
         report["said"] = said_figures(
             bench.model, *bench.spoken, bench.words, request.num_images, request.seed, bench.settings
         )
     if bench.asks_prior:
         report["prior"] = bench.prior(bench.settings)
-    report["sweeps"] = [{"setting": s.setting, "points": [bench.point(s.setting, v) for v in s.values]} for s in bench.sweeps]
     write_report(out, report, pictures)
+    curves = []
+    for sweep in bench.sweeps:
+        points = []
+        report["sweeps"].append({"setting": sweep.setting, "points": points})
+        for value in sweep.values:
+            points.append(bench.point(sweep.setting, value, report))
+            write_report(out, report, pictures)
+        curves += write_curve(out / f"sweep-{sweep.setting}.png", report["sweeps"][-1])
+    print(markdown(report))
+    print("\n".join(map(str, [*(out / name for name in FILES), *curves])))
 
 
 class Bench:
@@ -100,7 +116,8 @@ class Bench:
         self.request, device = request, device_of(request.device)
         self.names, self.words = concepts_of(request.concepts), checked_words(request.say)
         self.model = UnCLIP.from_pretrained(request.model, device=device)
-        self.settings, self.sweeps = self.model.settings(**request.settings), parse_sweeps(request.sweeps, self.model)
+        self.settings = self.model.settings(**request.settings)
+        self.sweeps = parse_sweeps(request.sweeps, self.model, request.settings)
         self.ready = pictures_of_folder(request.images) if request.images else None
         self.side = self.ready.images.shape[-1] if self.ready else self.model.side(self.settings)
         self.real = real_pictures(request.data, request.split, self.side) if request.data else None
@@ -118,10 +135,14 @@ class Bench:
         if request.features:
             features = features_by(request.features, request.features_pretrained, device)
         else:
-            features = ClipFeatures(clip, request.judge or "the model's own CLIP")
+            features = ClipFeatures(clip, self.judge_name)
         self.judge = Judge(clip, features, classifier_of(clip, self.spoken))
         if self.asks_prior:
             self.real.embed(self.model.clip)
+
+    @property
+    def judge_name(self):
+        return str(self.request.judge or f"the CLIP of {self.request.model}")
 
     def _brief(self):
         """What is to be drawn: concepts of a file, or the classes or the captions of the real pictures."""
@@ -133,9 +154,11 @@ class Bench:
 
     def _check_counts(self):
         if self.count < MIN_PICTURES:
-            raise UserError(f"{self.count} pictures are too few to compare: it takes {MIN_PICTURES} at least, and 2,000 to say much")
+            few = plural(self.count, "picture")
+            raise UserError(f"{few} to compare are too few: it takes {MIN_PICTURES} at least, and 2,000 to say much")
         if len(self.real) < 2 * MIN_PICTURES:
-            raise UserError(f"{len(self.real)} real pictures are too few: it takes two halves of {MIN_PICTURES} at least")
+            few = plural(len(self.real), "real picture")
+            raise UserError(f"{few} to compare with are too few: it takes two halves of {MIN_PICTURES} at least")
 
     @cached_property
     def halves(self):
@@ -157,10 +180,12 @@ class Bench:
         request = self.request
         return {
             "model": None if request.images else str(request.model), "images": request.images and str(request.images),
-            "data": request.data and str(request.data), "judge": str(request.judge or "the model's own CLIP"),
-            "features": self.judge.features.name, "seed": request.seed, "side": self.side, "num_images": num_images,
+            "data": request.data and str(request.data), "split": request.data and request.split,
+            "concepts": request.concepts and str(request.concepts), "judge": self.judge_name,
+            "features": self.judge.features.name, "seed": request.seed, "rounds": request.rounds, "side": self.side,
+            "num_images": num_images,
             "num_compared": len(self.reference.pictures) if self.reference else 0,
-            "settings": None if request.images else self.settings.model_dump(),
+            "settings": None if request.images else self.model.used(self.settings),
         }  # fmt: skip
 
     def pictures(self, settings=None, desc="drawing"):
@@ -192,9 +217,11 @@ class Bench:
         own = self.judge.clip is self.model.clip and self.names is None
         return self.judge.classifier if own else classifier_of(self.model.clip, self.classes)
 
-    def point(self, setting, value):
-        """The figures at one value of a sweep."""
-        changed = self.model.settings(**{**self.settings.model_dump(), setting: value})
+    def point(self, setting, value, report):
+        """The figures at one value of a sweep; those of the report where its settings have that value."""
+        changed = self.model.settings(**{**self.request.settings, setting: value})
+        if changed == self.settings:
+            return {"value": value, **{part: report[part] for part in ("pictures", "prior") if part in report}}
         seen = self.judge.look(self.pictures(changed, f"{setting}={value}"))
         point = {"value": value, "pictures": self.measure(seen)}
         if self.asks_prior and setting.startswith("prior_"):
@@ -219,5 +246,9 @@ def concepts_of(path):
         return None
     names = list(dict.fromkeys(read_lines(path)))
     if len(names) < 2:
-        raise UserError(f"{path} holds {len(names)} concept(s): an evaluation needs at least two")
+        raise UserError(f"{path} holds {plural(len(names), 'concept')}: an evaluation needs two at least")
     return names
+
+
+def plural(count, noun):
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -6,7 +6,7 @@ import torch
 
 from ..data.images import to_float
 from . import metrics
-from .bootstrap import mean_figure, set_figure
+from .bootstrap import mean_figure, pairs_figure, set_figure
 from .features import BATCH, ClipFeatures
 from .pictures import Pictures, shuffled
 
@@ -71,12 +71,13 @@ class Judge:
         seen = shuffled(seen, len(reference.pictures), seed)
         x, y = seen.features, reference.features
         figures = {}
-        for metric in (metrics.frechet_distance, metrics.kernel_distance):
-            figures[metric.__name__] = set_figure(metric, x, y, seed, rounds)
+        figures["frechet_distance"] = set_figure(metrics.frechet_distance, x, y, seed, rounds, least=0.0)
+        figures["kernel_distance"] = set_figure(metrics.kernel_distance, x, y, seed, rounds)  # unbiased: may be below 0
         if isinstance(self.features, ClipFeatures):
-            figures["cmmd"] = set_figure(metrics.cmmd, x, y, seed, rounds)
-        for metric in (metrics.precision, metrics.recall, metrics.density, metrics.coverage):
+            figures["cmmd"] = set_figure(metrics.cmmd, x, y, seed, rounds, least=0.0)
+        for metric in (metrics.precision, metrics.recall, metrics.coverage):
             figures[metric.__name__] = mean_figure(metric(x, y), seed, rounds)
+        figures["density"] = pairs_figure(metrics.density(x, y), seed, rounds)
         return figures
 
     def by_prompt(self, seen, seed=0, rounds=100):
@@ -94,14 +95,13 @@ class Judge:
             figures |= {"top1": mean_figure(hits[:, 0], seed, rounds), "top5": mean_figure(hits.any(1), seed, rounds)}
         return figures
 
-
     def by_class(self, seen):
-        """{name of a class: the share of its pictures that are named right}; empty where there are no labels."""
+        """{name of a class: the share of its pictures that are named right, a Figure}; empty where there are no labels."""
         labels = seen.pictures.labels
         if labels is None or self.classifier is None:
             return {}
-        hits = hits_of(self.classifier, seen.image_embed, labels)[:, 0].double()
-        return {self.classifier.names[k]: hits[labels == k].mean().item() for k in labels.unique().tolist()}
+        hits = hits_of(self.classifier, seen.image_embed, labels)[:, 0]
+        return {self.classifier.names[k]: mean_figure(hits[labels == k]) for k in labels.unique().tolist()}
 
 
 def hits_of(classifier, image_embed, labels):

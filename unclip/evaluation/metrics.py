@@ -1,6 +1,6 @@
 """Figures that compare two sets of pictures by their features: float (N, D) of what is judged, (M, D) of the reference.
 
-A metric that is the mean of a value a picture gives those values, so that an interval can be drawn from them.
+A metric that is the mean of a value a picture, or a pair, gives those values, so that an interval can be drawn from them.
 """
 
 import torch
@@ -85,8 +85,9 @@ def recall(x, y, k=3):
 
 
 def density(x, y, k=5):
-    """For each sample of x, in how many balls of the reference it lies, over k (Naeem et al. 2020, eq. 3): (N,)."""
-    return (distances(x, y) < radii(y, k)).double().sum(1) / k
+    """For each sample of x and each of the reference, M / k where it lies in that one's ball, else 0 (Naeem et al. 2020,
+    eq. 3, is their mean): (N, M)."""
+    return (distances(x, y) < radii(y, k)).double() * (len(y) / k)
 
 
 def coverage(x, y, k=5):

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from .bootstrap import mean_figure
 from .judge import hits_of
@@ -36,7 +37,7 @@ def prior_figures(model, real, settings, classifier=None, seed=0, rounds=100):
     """
     prompts, true = real.prompts, real.image_embed
     drawn, texts = [], []
-    for start in range(0, len(prompts), BATCH):
+    for start in tqdm(range(0, len(prompts), BATCH), desc="asking the prior", unit="batch", leave=False):
         part = prompts[start : start + BATCH]
         encoded = model.texts(part)
         seeds = range(seed + start, seed + start + len(part))

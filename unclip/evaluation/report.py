@@ -1,4 +1,4 @@
-"""An evaluation on paper: report.json, report.md, a contact sheet, and a curve a sweep."""
+"""An evaluation on paper: report.json, report.md and a contact sheet."""
 
 import json
 from dataclasses import asdict, is_dataclass
@@ -7,34 +7,28 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import grid, to_float, to_pil
 from ..files import new_file
-from .curves import write_curve
 from .judge import FIGURES
 from .prior import PRIOR_FIGURES
 
+FILES = "report.json", "report.md", "sheet.png"
 WORST, LETTERS = 10, 40
 SHARE = "{:.1%}"
 SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 40, 10, 64
+SHEET_BESIDE = 16  # pictures and titles of rows that stand beside each other
 
 
 def write_report(out, report, drawn):
-    """Write the files of an evaluation into a folder and print its tables.
+    """Write the FILES of an evaluation into a folder.
 
     report: as `evaluate` makes it, its figures as `Figure`s; drawn: the Pictures.
     """
     text = markdown(report)
-    print(text)
     with new_file(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1, default=plain) + "\n", encoding="utf-8")
     with new_file(out / "report.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     with new_file(out / "sheet.png") as temporary:
         contact_sheet(drawn).save(temporary, "PNG")
-    names = ["report.json", "report.md", "sheet.png"]
-    for sweep in report["sweeps"]:
-        name = f"sweep-{sweep['setting']}.png"
-        if write_curve(out / name, sweep):
-            names.append(name)
-    print("\n".join(str(out / name) for name in names))
 
 
 def plain(figure):
@@ -50,7 +44,7 @@ def markdown(report):
     head = f"{report['num_images']} pictures of {report['side']}x{report['side']}, seed {report['seed']}"
     if report["num_compared"]:
         head += f", {report['num_compared']} of them against as many real ones of {report['data']}"
-    head += f". Judge: {report['judge']}; features: {report['features']}. In brackets: 95% intervals by the bootstrap."
+    head += f". Judge: {report['judge']}; features: {report['features']}. In brackets: 95% intervals."
     lines = [f"# {what}", "", head]
     if report["settings"]:
         lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in report["settings"].items() if v is not None)]
@@ -58,9 +52,10 @@ def markdown(report):
     heads = ["", "pictures", "real pictures, another half"][: 1 + len(columns)]
     rows = [[title, *(cell(report[c], name, form) for c in columns)] for name, (title, form, _) in FIGURES.items()]
     lines += ["", *table(heads, [row for row in rows if any(row[1:])])]
-    if report["named"]:
-        worst = sorted(report["named"].items(), key=lambda item: item[1])[:WORST]
-        lines += ["", "Named right least often: " + ", ".join(f"{name} {share:.0%}" for name, share in worst)]
+    missed = {name: f for name, f in report["named"].items() if f.value < 1 and f.num_samples > 1}
+    if missed:
+        worst = sorted(missed.items(), key=lambda item: item[1].value)[:WORST]
+        lines += ["", "Named right least often: " + ", ".join(f"{name} {f.value:.0%} of {f.num_samples}" for name, f in worst)]
     if "prior" in report:
         rows = [[title, cell(report["prior"], name, form)] for name, (title, form, _) in PRIOR_FIGURES.items()]
         samples = report["prior"]["cosine"].num_samples
@@ -93,25 +88,36 @@ def table(heads, rows):
 
 
 def contact_sheet(pictures):
-    """A row a prompt, the prompt beside it: at most SHEET_ROWS rows, evenly picked, of SHEET_COLUMNS pictures."""
+    """A row a prompt, the prompt beside it, of SHEET_COLUMNS pictures at most; short rows stand beside each other.
+
+    As many rows as SHEET_ROWS lines hold, evenly picked. Pictures without prompts stand in rows of their numbers.
+    """
     rows, count = {}, len(pictures)
     for k, prompt in enumerate(pictures.prompts or []):
-        rows.setdefault(prompt[:LETTERS], []).append(k)
-    if len(rows) > count / 2 or not rows:  # nearly every picture has a caption of its own, or none has
-        starts = range(0, count, SHEET_COLUMNS)
-        rows = {f"{k + 1} to {min(k + SHEET_COLUMNS, count)}": list(range(k, min(k + SHEET_COLUMNS, count))) for k in starts}
-    step = -(-len(rows) // SHEET_ROWS)
-    shown = list(rows.items())[::step]
-    columns = min(SHEET_COLUMNS, max(len(places) for _, places in shown))
+        rows.setdefault(prompt, []).append(k)
+    for k in range(0, 0 if rows else count, SHEET_COLUMNS):
+        rows[f"{k + 1} to {min(k + SHEET_COLUMNS, count)}"] = list(range(k, min(k + SHEET_COLUMNS, count)))
+    columns = min(SHEET_COLUMNS, max(map(len, rows.values())))
+    beside = max(1, SHEET_BESIDE // (columns + 2))  # a title is as wide as two pictures or so
+    shown = evenly(list(rows.items()), SHEET_ROWS * beside)
+    lines = -(-len(shown) // beside)
     font = ImageFont.load_default(size=13)
-    margin = max(round(font.getlength(title)) for title, _ in shown) + 12
+    titles = [title if len(title) <= LETTERS else f"{title[: LETTERS // 2]}…{title[-LETTERS // 2 + 1 :]}" for title, _ in shown]
+    margin = max(round(font.getlength(title)) for title in titles) + 12
     strips = []
-    for title, places in shown:
+    for _, places in shown:
         images = to_pil(to_float(pictures.images[places[:columns]]))
-        strips.append((title, grid(images, len(images), scale=max(1, SHEET_SIDE // images[0].width))))
-    height, width = strips[0][1].height + 2, max(strip.width for _, strip in strips)
-    sheet = Image.new("RGB", (margin + width, height * len(strips)), "white")
-    for row, (title, strip) in enumerate(strips):
-        sheet.paste(strip, (margin, row * height))
-        ImageDraw.Draw(sheet).text((margin - 6, row * height + height // 2), title, "black", font, anchor="rm")
+        strips.append(grid(images, len(images), scale=max(1, SHEET_SIDE // images[0].width)))
+    height, width = strips[0].height + 2, margin + max(strip.width for strip in strips)
+    sheet = Image.new("RGB", (width * -(-len(shown) // lines), height * lines), "white")
+    for k, (title, strip) in enumerate(zip(titles, strips)):
+        x, y = k // lines * width, k % lines * height
+        sheet.paste(strip, (x + margin, y))
+        ImageDraw.Draw(sheet).text((x + margin - 6, y + height // 2), title, "black", font, anchor="rm")
     return sheet
+
+
+def evenly(items, most):
+    """Of a list, as many as there may be, at even distances."""
+    count = min(len(items), most)
+    return [items[k * len(items) // count] for k in range(count)]

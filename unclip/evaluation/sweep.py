@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import UserError, nearest
+from ..pipeline import Settings
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class Sweep:
     values: tuple
 
 
-def parse_sweeps(texts, model):
-    """Strings "SETTING=VALUE,VALUE,..." as sweeps; the model says which settings and values there are.
+def parse_sweeps(texts, model, settings):
+    """Strings "SETTING=VALUE,VALUE,..." as sweeps; the model says which settings and values there are, beside `settings`.
 
     Raises:
         UserError: another form, an unknown setting, or a value out of range.
@@ -28,7 +29,12 @@ def parse_sweeps(texts, model):
         setting = setting.strip()
         if setting == "stop_after" or setting in [sweep.setting for sweep in sweeps]:
             raise UserError(f"--sweep {text}: each setting once, and not stop_after, whose pictures differ in size")
-        checked = tuple(getattr(model.settings(**{setting: value}), setting) for value in values)
+        if setting not in Settings.model_fields:
+            known = [name for name in Settings.model_fields if name != "stop_after"]
+            raise UserError(f"--sweep {text}: no setting {setting!r}{nearest(setting, known)}; all of them: {', '.join(known)}")
+        if setting not in model.used(model.settings(**settings)):
+            raise UserError(f"--sweep {text}: no upsampler draws here: leave it out")
+        checked = tuple(getattr(model.settings(**{**settings, setting: value}), setting) for value in values)
         if len(set(checked)) < 2:
             raise UserError(f"--sweep {text}: name two values at least that differ")
         sweeps.append(Sweep(setting, checked))

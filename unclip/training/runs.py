@@ -71,8 +71,8 @@ class DecoderRun(RunConfig):
 
 
 class UpsamplerRun(RunConfig):
-    """out: the model folder that gets the part `upsampler-STAGE`. image_size follows from the data; with `embed_dim`
-    in the model, `clip` says whose embeddings it is told."""
+    """out: the model folder that gets the part `upsampler-STAGE`. image_size follows from the data. With `clip`, it is
+    told the image embeddings of that CLIP; without, it sees the smaller picture alone."""
 
     out: str
     stage: int = Field(1, ge=1)
@@ -144,8 +144,8 @@ def train_upsampler(path, overrides=()):
     config = load_config(UpsamplerRun, path, overrides)
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
     clip = None
-    if (config.clip is None) != (config.model.embed_dim is None):
-        raise UserError(f"{path}: clip and model.embed_dim go together: set both, or neither")
+    if config.clip is None and config.model.embed_dim is not None:
+        raise UserError(f"{path}: model.embed_dim is of a CLIP's embeddings: say in clip.name whose, or leave it out")
     if config.clip is not None:
         clip = frozen_clip(config)
         settle(config.model, "embed_dim", clip.embed_dim, "model", path)
