@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unclip.config import load_config
+from unclip.contrastive import ContrastiveCLIP
 from unclip.decoder import Decoder
 from unclip.prior import DiffusionPrior
 from unclip.training import runs
@@ -37,7 +38,10 @@ def test_a_config_describes_a_model(path):
             options["transformer"] = {"text_dim": 768, "text_length": 77, **options["transformer"]}
         with torch.device("meta"):
             built = part(**{**(FROM_THE_CLIP if part is not Upsampler else {}), **options})
-        assert sum(p.numel() for p in built.parameters()) > 10_000
+    else:
+        options = config.model.model_dump(exclude={"architecture"})
+        built = ContrastiveCLIP(config.model.architecture, **options, num_labels=2)
+    assert sum(p.numel() for p in built.parameters()) > 10_000
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -22,6 +22,12 @@ def leaves(batch, width=8):
     return [e.clone().requires_grad_() for e in (*embeds, torch.tensor(7.0, dtype=torch.float64))]
 
 
+def named(concepts):
+    """The keys of a batch whose pictures are known as the concepts that their captions name."""
+    nothing = [{}] * len(concepts)
+    return {"concept": list(concepts), "known": [[c] for c in concepts], "said": nothing, "readings": nothing}
+
+
 def same(concepts):
     """The truth of a batch whose captions are true of each other's pictures where the concepts are equal."""
     return torch.tensor([[1 if a == b else -1 for b in concepts] for a in concepts])
@@ -79,6 +85,13 @@ def test_a_pair_of_which_nothing_is_known_has_no_say():
     torch.testing.assert_close(after[0], before[0])
 
 
+def test_autocast_leaves_it_in_full_precision():
+    image, text, scale = (e.detach().float() for e in leaves(6))
+    with torch.autocast("cpu", torch.float16):
+        loss = contrastive_loss(image, text, scale, same("aabbcd"))
+    torch.testing.assert_close(loss, contrastive_loss(image, text, scale, same("aabbcd")))
+
+
 def test_all_captions_true_of_all_pictures_costs_nothing():
     image, text, scale = leaves(3)
     loss = contrastive_loss(image, text, scale, torch.ones(3, 3))
@@ -106,17 +119,17 @@ def pictures(count, seed=0):
     return torch.randint(256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def test_the_batch_key_truth_decides_the_positives(model):
+def test_what_is_known_of_the_pictures_decides_the_positives(model):
     """Different captions of one thing are positives, equal captions of two things are not."""
     model.eval()
     batch = {"image": pictures(4), "caption": ["a dog", "the dog", "a crane", "a crane"]}
-    truth = same(["dog", "dog", "crane (bird)", "crane (machine)"])
-    per_pair, timestep = model.loss({**batch, "truth": truth})
+    concepts = ["dog", "dog", "crane (bird)", "crane (machine)"]
+    per_pair, timestep = model.loss({**batch, **named(concepts)})
     assert timestep is None and per_pair.shape == (4,)
     tokens = model.tokenizer(batch["caption"])
     image, text, scale = model.clip(normalized(batch["image"]), tokens)
-    torch.testing.assert_close(per_pair, contrastive_loss(image, text, scale, truth), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(per_pair, model.loss({**batch, "truth": same("abcd")})[0])
+    torch.testing.assert_close(per_pair, contrastive_loss(image, text, scale, same(concepts)), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(per_pair, model.loss({**batch, **named("abcd")})[0])
 
 
 def test_the_image_tower_alone_learns_from_labels_and_leaves_the_text_tower():
@@ -152,7 +165,7 @@ def test_the_text_tower_alone_is_led_to_a_locked_image_tower():
     torch.manual_seed(0)
     vision = {"timm_model_name": "test_efficientnet", "timm_proj": "linear", "timm_pool": "avg", "image_size": 32}
     model = ContrastiveCLIP({**CONFIG, "vision_cfg": vision}, towers="text").train()
-    batch = {"image": pictures(4), "caption": ["a red bus", "an ox", "a dog", "a blue boat"], "truth": same("abcd")}
+    batch = {"image": pictures(4), "caption": ["a red bus", "an ox", "a dog", "a blue boat"], **named("abcd")}
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer, first = torch.optim.AdamW(model.parameters(), 3e-3), model.loss(batch)[0].mean().item()
     for _ in range(20):
@@ -164,7 +177,7 @@ def test_the_text_tower_alone_is_led_to_a_locked_image_tower():
     same_as_before = {k for k, v in model.state_dict().items() if torch.equal(v, before[k])}
     visual = {k for k in before if k.startswith("clip.visual.")}
     assert visual <= same_as_before and any("running_mean" in k for k in visual)
-    assert not model.training or not model.clip.visual.training
+    assert model.training and not model.clip.visual.training
 
 
 def test_an_image_tower_without_labels_is_refused():
@@ -176,7 +189,7 @@ def test_an_image_tower_without_labels_is_refused():
 def test_the_temperature_itself_is_bounded_and_keeps_its_gradient(tmp_path, value, bound):
     torch.manual_seed(0)
     model = ContrastiveCLIP(CONFIG).train()
-    batch = {"image": pictures(3), "caption": ["a dog", "an ox", "a bus"], "truth": same("abc")}
+    batch = {"image": pictures(3), "caption": ["a dog", "an ox", "a bus"], **named("abc")}
     scale = model.clip.logit_scale
     scale.data.fill_(value)
     model.eval().loss(batch)
@@ -193,7 +206,7 @@ def test_the_temperature_itself_is_bounded_and_keeps_its_gradient(tmp_path, valu
 
 def test_a_temperature_within_the_bounds_is_left_alone(model):
     before = model.clip.logit_scale.item()
-    model.train().loss({"image": pictures(2), "caption": ["a dog", "an ox"], "truth": same("ab")})
+    model.train().loss({"image": pictures(2), "caption": ["a dog", "an ox"], **named("ab")})
     assert model.clip.logit_scale.item() == before == pytest.approx(math.log(1 / 0.07))
 
 
@@ -215,13 +228,22 @@ def test_training_learns_to_tell_captions_apart():
     for _ in range(25):
         order = rng.sample(range(4), 4)
         names = [captions[k] for k in order]
-        loss = model.loss({"image": images[order], "caption": names, "truth": same(names)})[0].mean()
+        loss = model.loss({"image": images[order], "caption": names, **named(names)})[0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        final = model.eval().loss({"image": images, "caption": captions, "truth": same(captions)})[0]
+        final = model.eval().loss({"image": images, "caption": captions, **named(captions)})[0]
     assert final.max() < 0.2 < math.log(4)
+
+
+def test_whole_pictures_are_scaled_to_what_the_tower_takes(model):
+    assert model.augment(torch.zeros(2, 3, 24, 24)).shape == (2, 3, 32, 32)
+    model.train_size = 48
+    try:
+        assert model.augment(torch.zeros(2, 3, 24, 24)).shape == (2, 3, 48, 48)
+    finally:
+        model.train_size = None
 
 
 def test_crops_are_taken_in_training_alone(model):

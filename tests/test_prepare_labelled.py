@@ -1,6 +1,7 @@
 """One photograph a class of ImageNet, and labelled sets joined into one."""
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -105,3 +106,51 @@ def test_what_cannot_be_joined(two, tmp_path):
     with pytest.raises(UserError, match="no data folder .*nowhere"):
         join([first, tmp_path / "nowhere"], tmp_path / "out")
     assert not (tmp_path / "out").exists() and find_shards(first, "train")
+
+
+def test_what_is_no_reading_stays_behind(two, tmp_path):
+    """The first set tells readings; the second has .json files of another kind, which would pass for damaged ones."""
+    first, _ = two
+    files = [(f"0.{e}", c) for e, c in (("png", png(7)), ("cls", b"0"), ("json", b'{"url": "there"}'))]
+    other = labelled(tmp_path / "c", [["kite"]], [[]], [0])
+    write_tar(other / "train" / "0.tar", files)
+    join([first, other], tmp_path / "out", say=quiet)
+    assert load_table(tmp_path / "out", "train", 8).labels.tolist() == [0, 1, 0, 2]
+
+
+def test_wrong_labels_are_skipped_and_counted(two, tmp_path):
+    first, second = two
+    write_tar(second / "train" / "0.tar", [(f"{n}.{e}", c) for n, k in enumerate((b"-1", b"7", b"x", b"0")) for e, c in (("png", png(n)), ("cls", k))])
+    lines = []
+    join([first, second], tmp_path / "out", say=lines.append)
+    assert load_table(tmp_path / "out", "train", 8).labels.tolist() == [0, 1, 0, 2]
+    assert lines[-1].startswith("skipped 3 corrupt")
+
+
+def test_an_old_validation_split_is_not_left_with_new_labels(two, tmp_path):
+    join(two, tmp_path / "out", say=quiet)
+    for folder in two:
+        shutil.rmtree(folder / "test")
+    with pytest.raises(UserError, match="has a split 'test', and what is joined has none"):
+        join(two, tmp_path / "out", say=quiet)
+    join(two, tmp_path / "new", say=quiet)
+    assert not (tmp_path / "new" / "test").exists()
+
+
+def test_a_damaged_picture_of_the_collection_is_skipped(collection, tmp_path):
+    content = bytearray(collection.read_bytes())
+    with zipfile.ZipFile(collection) as archive:
+        entry = archive.getinfo("imagenet-sample-images-master/n02389026_sorrel.jpg")
+    start = entry.header_offset + 30 + len(entry.filename)
+    content[start + 20] ^= 255
+    collection.write_bytes(content)
+    lines = []
+    imagenet_samples(collection, tmp_path / "out", say=lines.append)
+    assert lines[0].startswith("train: 3 pictures of 5 classes") and lines[-1].startswith("skipped 1 corrupt")
+
+
+def test_a_class_without_a_name_is_damage(two):
+    first, _ = two
+    (first / "captions.json").write_text(json.dumps({"names": [["poodle"], []], "nouns": [[], []]}))
+    with pytest.raises(UserError, match="captions.json is damaged"):
+        ClassCaptions.of_folder(first)

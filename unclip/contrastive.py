@@ -8,6 +8,7 @@ from torch import nn
 
 from .clip import build_clip, clip_tokenizer, resize, save_clip, square_side
 from .data.images import to_float
+from .data.truth import truth_of
 
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
 PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -34,7 +35,8 @@ def contrastive_loss(image_embed, text_embed, logit_scale, truth=None):
     Returns:
         The loss of each pair, (B,).
     """
-    logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(text_embed, dim=-1).T  # (B, B)
+    with torch.autocast(image_embed.device.type, enabled=False):  # half precision is too coarse for cosines times 100
+        logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(text_embed, dim=-1).T  # (B, B)
     if truth is None:
         truth = 2 * torch.eye(len(logits), device=logits.device) - 1
     return (against_false(logits, truth) + against_false(logits.T, truth.T)) / 2
@@ -53,8 +55,8 @@ class ContrastiveCLIP(nn.Module):
     Args:
         config: OpenCLIP's model config.
         crop: the smallest and largest side of the random crops that it trains on; None: whole pictures.
-        train_size: the side that crops are scaled to; None: the largest. Small ones train faster; the last part of a
-            training should have the size that the image tower is meant for.
+        train_size: the side that they are scaled to; None: the largest crop's, or the image tower's for whole pictures.
+            Small ones train faster; the last part of a training should have the size that the image tower is meant for.
         low_resolution: share of pictures shrunk to half the size and back, so that small pictures are known too.
         towers: which ones learn. "both", from each other. "image": the image tower alone, and in place of captions a
             learned vector for each of `num_labels` labels, which is quicker. "text": the image tower stays as it is
@@ -80,7 +82,7 @@ class ContrastiveCLIP(nn.Module):
         self.labels = nn.Parameter(torch.randn(num_labels, config["embed_dim"])) if towers == "image" else None
         for name, parameter in self.clip.named_parameters():
             tower = "image" if name.startswith("visual.") else "text"
-            parameter.requires_grad_(towers in ("both", tower) or name == "logit_scale")
+            parameter.requires_grad_((towers in ("both", tower) or name == "logit_scale") and name != "logit_bias")
         stats = torch.tensor(PIXEL_STATS)[:, :, None, None]
         self.register_buffer("pixel_stats", stats, persistent=False)
 
@@ -98,7 +100,7 @@ class ContrastiveCLIP(nn.Module):
     def loss(self, batch, generator=None):
         """Loss of each pair, (B,), and None for its timestep.
 
-        batch: image uint8 (B, 3, S, S); caption and truth (see `contrastive_loss`), or label (B,) for the image tower.
+        batch: image uint8 (B, 3, S, S); caption and what `truth_of` reads, or label (B,) for the image tower alone.
         """
         if self.training:
             self.bound_temperature()
@@ -114,7 +116,7 @@ class ContrastiveCLIP(nn.Module):
             logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(self.labels, dim=-1).T      # (B, K)
             return F.cross_entropy(logits, label, label_smoothing=LABEL_SMOOTHING, reduction="none"), None
         text_embed = self.clip.encode_text(self.tokenizer(batch["caption"]).to(image_embed.device)).float()
-        return contrastive_loss(image_embed, text_embed, logit_scale, batch["truth"].to(image_embed.device)), None
+        return contrastive_loss(image_embed, text_embed, logit_scale, truth_of(batch).to(image_embed.device)), None
 
     @torch.no_grad()
     def bound_temperature(self):
@@ -132,7 +134,9 @@ class ContrastiveCLIP(nn.Module):
         if self.low_resolution:
             blurred = F.interpolate(F.avg_pool2d(images, 2), (size, size), mode="bilinear", align_corners=False)
             images = torch.where(torch.rand(batch, 1, 1, 1, device=images.device) < self.low_resolution, blurred, images)
-        if self.crop:
+        if self.crop is None:
+            images = resize(images, self.train_size or self.image_size)
+        else:
             side = torch.randint(self.crop[0], self.crop[1] + 1, (batch, 1))                              # (B, 1)
             corner = (torch.rand(batch, 2) * (size - side + 1)).floor()                                   # (B, 2) x, y
             # affine_grid's coordinates run from -1 to 1 over the picture

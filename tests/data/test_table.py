@@ -76,10 +76,11 @@ def test_captions_belong_to_their_pictures():
     batch = TableBatches(table(9), batch_size=9, seed=0).at(0)
     assert all(caption.split()[1] == key for caption, key in zip(batch["caption"], batch["key"]))
     assert {c.split()[0] for c in batch["caption"]} == {"one", "other"}
+    assert all(caption in known and len(known) == 2 for caption, known in zip(batch["concept"], batch["known"]))
     labelled = TableBatches(table(9, labelled=True), batch_size=9, seed=0).at(0)
     assert labelled["concept"] == [("dog", "cat")[int(k) % 2] for k in labelled["key"]]
     assert labelled["label"].tolist() == [int(k) % 2 for k in labelled["key"]]
-    assert labelled["truth"].tolist() == [[1 if a == b else -1 for b in labelled["concept"]] for a in labelled["concept"]]
+    assert labelled["known"] == [[c] for c in labelled["concept"]] and labelled["said"] == [{}] * 9
     assert labelled["caption"] == [f"a photo of a {c}" for c in labelled["concept"]]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unclip.data.captions import Caption, ClassCaptions
-from unclip.data.truth import truth_of_classes, truth_of_texts
+from unclip.data.truth import truth_of
 
 CAPTIONS = ClassCaptions(
     names=[["Labrador retriever", "Labrador"], ["tabby"], ["sports car", "sport car"]],
@@ -14,30 +14,36 @@ CAPTIONS = ClassCaptions(
 )  # fmt: skip
 
 
-def plain(label, concept, **said):
+def of_classes(labels, readings, drawn):
+    """The truth of a batch of labelled pictures."""
+    known = [CAPTIONS.concepts(label) for label in labels]
+    return truth_of({"known": known, "readings": readings, "concept": [d.concept for d in drawn], "said": [d.said for d in drawn]})
+
+
+def plain(concept, **said):
     return Caption(CAPTIONS.caption(concept, "a photo of {a}", said), concept, said)
 
 
 @pytest.mark.parametrize(
     "label, readings, caption, expected",
     [
-        (0, {}, plain(0, "Labrador retriever"), 1),
-        (0, {}, plain(0, "Labrador"), 1),  # another name of the same class
-        (0, {}, plain(0, "dog"), 1),
-        (0, {}, plain(1, "cat"), -1),
-        (2, {"colour": "red"}, plain(2, "sports car", colour="red"), 1),
-        (2, {"colour": "blue"}, plain(2, "sports car", colour="red"), -1),
-        (2, {}, plain(2, "sports car", colour="red"), 0),  # no colour leads: nobody can say
-        (2, {"place": "left"}, plain(2, "car", colour="red"), 0),
-        (2, {"colour": "red", "place": "left"}, plain(2, "car", colour="red"), 1),
-        (2, {"colour": "blue"}, plain(2, "car", colour="red", place="left"), -1),  # one word is wrong
-        (1, {"colour": "red"}, plain(2, "car", colour="red"), -1),
-        (1, {}, plain(2, "car", colour="red"), -1),  # no cat is a car of whatever colour
+        (0, {}, plain("Labrador retriever"), 1),
+        (0, {}, plain("Labrador"), 1),  # another name of the same class
+        (0, {}, plain("dog"), 1),
+        (0, {}, plain("cat"), -1),
+        (2, {"colour": "red"}, plain("sports car", colour="red"), 1),
+        (2, {"colour": "blue"}, plain("sports car", colour="red"), -1),
+        (2, {}, plain("sports car", colour="red"), 0),  # no colour leads: nobody can say
+        (2, {"place": "left"}, plain("car", colour="red"), 0),
+        (2, {"colour": "red", "place": "left"}, plain("car", colour="red"), 1),
+        (2, {"colour": "blue"}, plain("car", colour="red", place="left"), -1),  # one word is wrong
+        (1, {"colour": "red"}, plain("car", colour="red"), -1),
+        (1, {}, plain("car", colour="red"), -1),  # no cat is a car of whatever colour
     ],
 )
 def test_what_is_true_false_and_unknown(label, readings, caption, expected):
-    own = plain(label, CAPTIONS.names[label][0])
-    truth = truth_of_classes(CAPTIONS, [label, 0], [readings, {}], [own, caption])
+    own = plain(CAPTIONS.names[label][0])
+    truth = of_classes([label, 0], [readings, {}], [own, caption])
     assert truth[0].tolist() == [1, expected]
 
 
@@ -47,7 +53,7 @@ def test_a_batch_equals_a_slow_reading_and_every_caption_is_true_of_its_own_pict
     words = {"colour": ["red", "blue", None], "place": ["left", "right", None]}
     readings = [{k: w for k, options in words.items() if (w := rng.choice(options))} for _ in labels]
     drawn = [CAPTIONS.draw(label, rng, r) for label, r in zip(labels, readings)]
-    truth = truth_of_classes(CAPTIONS, labels, readings, drawn)
+    truth = of_classes(labels, readings, drawn)
     assert truth.diagonal().eq(1).all() and {-1, 0, 1} == set(truth.unique().tolist())
     for i, (label, shown) in enumerate(zip(labels, readings)):
         for j, caption in enumerate(drawn):
@@ -64,5 +70,6 @@ def test_a_word_that_the_name_has_is_not_said():
 
 def test_pictures_with_captions_of_their_own():
     captions = [["a dog", "a puppy"], ["a puppy"], ["a cat"]]
-    truth = truth_of_texts(captions, ["a dog", "a puppy", "a cat"])
+    drawn, nothing = ["a dog", "a puppy", "a cat"], [{}] * 3
+    truth = truth_of({"known": captions, "concept": drawn, "said": nothing, "readings": nothing})
     assert torch.equal(truth, torch.tensor([[1, 1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.int8))

@@ -133,12 +133,13 @@ def test_what_was_measured_stays_when_an_evaluation_is_ended(evaluate, labelled,
 
 
 def test_sweeps_are_tables_and_curves(evaluate, labelled, tmp_path):
-    code, _, err = evaluate("--data", labelled, "--num-images", "6", "--sweep", "guidance_scale=1,2.5", "--sweep",
+    code, _, err = evaluate("--data", labelled, "--num-images", "6", "--guidance-scale", "1", "--sweep", "guidance_scale=1,2.5", "--sweep",
                             "prior_num_inference_steps=1,2,4")  # fmt: skip
     assert code == 0, err
     first, second = report_of(tmp_path)["sweeps"]
     assert [p["value"] for p in first["points"]] == [1.0, 2.5] and [p["value"] for p in second["points"]] == [1, 2, 4]
     assert "prior" in second["points"][0] and "prior" not in first["points"][0]
+    assert first["points"][0]["pictures"] == report_of(tmp_path)["pictures"]  # the report's own value
     assert first["points"][0]["pictures"] != first["points"][1]["pictures"]
     # the model's own default is among the values: the point is the main row
     assert second["points"][1]["pictures"] == report_of(tmp_path)["pictures"]

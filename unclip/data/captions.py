@@ -68,7 +68,7 @@ class ClassCaptions:
         template, said = rng.choice(self.templates), {}
         if readings and rng.random() < self.reading_share:
             said = {key: word for key, word in readings.items() if rng.random() < SAID}
-        said = {k: w for k, w in said.items() if w not in words_of(concept)}  # no "orange orange"
+        said = sayable(said, concept)
         return Caption(self.caption(concept, template, said), concept, said)
 
     def caption(self, concept, template, said=None):
@@ -76,7 +76,7 @@ class ClassCaptions:
 
         Light and nearness need a photo to be said of, and take the template's place; the rest goes beside the name.
         """
-        said = {k: w for k, w in (said or {}).items() if w not in words_of(concept)}  # no "orange orange"
+        said = sayable(said or {}, concept)
         kind = [said[key] for key in ("photo", "size") if said.get(key) in PHOTO_WORDS]
         if kind:
             template = f"{with_article(' '.join(kind))} photo of {{a}}"
@@ -107,11 +107,19 @@ class ClassCaptions:
             return None
         if (folder / "captions.json").is_file():
             try:
-                return cls(**json.loads((folder / "captions.json").read_text(encoding="utf-8")))
+                read = cls(**json.loads((folder / "captions.json").read_text(encoding="utf-8")))
+                if len(read.names) != len(read.nouns) or not all(read.names):
+                    raise ValueError("a class without a name")
+                return read
             except (ValueError, TypeError):
                 raise UserError(f"{folder / 'captions.json'} is damaged: prepare the data again") from None
         names = read_lines(folder / "classnames.txt")
         return cls(names=[[n] for n in names], nouns=[[] for _ in names])
+
+
+def sayable(said, concept):
+    """The readings that a name does not say by itself: no "orange orange"."""
+    return {key: word for key, word in said.items() if word not in words_of(concept)}
 
 
 def with_article(name, no_article=()):

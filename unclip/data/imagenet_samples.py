@@ -5,6 +5,7 @@ One photograph teaches a class badly, but words that other sets lack (ship, airp
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import yaml
@@ -13,11 +14,11 @@ from ..errors import UserError
 from ..files import read_lines
 from .captions import ClassCaptions
 from .prepare import CLASS_TABLE, filled, write_labels
-from .shards import write_shards
+from .shards import Skipped, write_shards
 
 TABLES = CLASS_TABLE.parent / "imagenet-samples"
 FILE_NAME = re.compile(r"(n\d{8})_([^/]+)\.jpe?g", re.IGNORECASE)
-HELD_OUT = 20  # every which picture is for validation
+HELD_OUT = 20  # of so many pictures the first is for validation
 
 
 def imagenet_samples(source, out, say=print):
@@ -34,7 +35,7 @@ def imagenet_samples(source, out, say=print):
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{source} is not a whole zip ({error}): download it again") from None
     found = sorted((match[1], name, match[2]) for name in archive.namelist() if (match := FILE_NAME.fullmatch(Path(name).name)))
-    if not found:
+    if len(found) < 2:
         raise UserError(f"{source} has no pictures named as n02389026_sorrel.jpg: is it imagenet-sample-images?")
     tiny = yaml.safe_load((CLASS_TABLE / "classes.yaml").read_text(encoding="utf-8"))
     called = yaml.safe_load((TABLES / "names.yaml").read_text(encoding="utf-8"))
@@ -49,14 +50,21 @@ def imagenet_samples(source, out, say=print):
         no_article=read_lines(CLASS_TABLE / "no_article.txt"),
     )  # fmt: skip
 
+    skipped = Skipped()
+
     def samples(test):
         for label, (wnid, name, _) in enumerate(found):
-            if (label % HELD_OUT == 0) == test:
+            if (label % HELD_OUT == 0) != test:
+                continue
+            try:
                 yield {"__key__": wnid, "jpg": archive.read(name), "cls": str(label).encode()}
+            except (zipfile.BadZipFile, zlib.error, OSError) as error:
+                skipped(error, Path(name).name)
 
     with archive, filled(out) as folder:
         say(f"train: {write_shards(samples(False), folder / 'train')} pictures of {len(found)} classes")
         say(f"test: {write_shards(samples(True), folder / 'test')} pictures")
+        skipped.report(say)
         write_labels(captions, folder)
 
 

@@ -39,6 +39,10 @@ def join(folders, out, say=print):
         no_article=list(dict.fromkeys(n for own in captions for n in own.no_article)),
         noun_share=captions[0].noun_share, reading_share=captions[0].reading_share,
     )  # fmt: skip
+    first_names = [{str(k).encode(): n[0] for k, n in enumerate(own.names)} for own in captions]
+    with_test = any(has_split(folder, "test") for folder in folders)
+    if not with_test and has_split(out, "test"):
+        raise UserError(f"{out} has a split 'test', and what is joined has none: choose another --out")
     skipped = Skipped()
 
     def samples(split):
@@ -47,16 +51,18 @@ def join(folders, out, say=print):
                 continue
             for sample in read_samples(find_shards(folder, split), skipped):
                 try:
-                    label = place[own.names[int(sample["cls"])][0]]
-                except (KeyError, ValueError, IndexError) as error:
+                    label = place[first_names[number][sample["cls"].strip()]]
+                except KeyError as error:
                     skipped(error, sample["__key__"])
                     continue
-                content = {k: v for k, v in sample.items() if not k.startswith("__")}
+                # other sets' files of that kind hold no readings
+                foreign = () if own.reading_share else ("json",)
+                content = {k: v for k, v in sample.items() if not k.startswith("__") and k not in foreign}
                 yield {**content, "__key__": f"{number}-{sample['__key__']}", "cls": str(label).encode()}
 
     with filled(out) as folder:
         say(f"train: {write_shards(samples('train'), folder / 'train')} pictures of {len(names)} classes")
-        if any(has_split(f, "test") for f in folders):
+        if with_test:
             say(f"test: {write_shards(samples('test'), folder / 'test')} pictures")
         skipped.report(say)
         write_labels(joined, folder)

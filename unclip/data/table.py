@@ -12,7 +12,6 @@ from .attributes import checked, mirrored
 from .captions import ClassCaptions, words_of
 from .images import decode
 from .shards import Skipped, find_shards, image_bytes, read_samples
-from .truth import truth_of_classes, truth_of_texts
 
 
 @dataclass
@@ -120,7 +119,8 @@ def table_of(samples, class_captions=None):
 class TableBatches:
     """Endless batches of a table, in an order that depends on the seed and the step alone, so a run can resume.
 
-    A batch is a dict: image uint8 (B, 3, S, S), mirrored at random; caption and concept, lists of B strings;
+    A batch is a dict: image uint8 (B, 3, S, S), mirrored at random; caption, a list of B strings; concept, said, known
+    and readings, lists of what the captions say and of what is known of the pictures (see truth.py);
     image_embed float32 (B, D) of the picture as it is, mirrored or not, where the table has embeddings; label (B,)
     for labelled sets. Process `rank` of `world` gets its own part of every global batch.
     """
@@ -161,11 +161,12 @@ def make_batch(table, rows, flip, rng):
         said = [mirrored(r) if turned else r for r, turned in zip(readings, flip.tolist())]
         drawn = [table.class_captions.draw(label, rng, r) for label, r in zip(batch["label"].tolist(), said)]
         batch["caption"], batch["concept"] = [d.text for d in drawn], [d.concept for d in drawn]
-        batch["truth"] = truth_of_classes(table.class_captions, batch["label"].tolist(), said, drawn)
+        batch["said"], batch["readings"] = [d.said for d in drawn], said
+        batch["known"] = [table.class_captions.concepts(label) for label in batch["label"].tolist()]
     else:
-        captions = [table.captions[r] for r in rows.tolist()]
-        batch["caption"] = batch["concept"] = [rng.choice(texts) for texts in captions]
-        batch["truth"] = truth_of_texts(captions, batch["caption"])
+        batch["known"] = [table.captions[r] for r in rows.tolist()]
+        batch["caption"] = batch["concept"] = [rng.choice(texts) for texts in batch["known"]]
+        batch["said"] = batch["readings"] = [{}] * len(rows)
     if table.image_embed is not None:
         batch["image_embed"] = table.image_embed[rows, flip.long()].float()
     return batch

@@ -56,7 +56,7 @@ def set_figure(metric, x, y, seed=0, rounds=ROUNDS, least=-math.inf):
     laid around the figure itself: it says how the figure would vary between sets of these sizes, not where that of sets
     without end lies; Frechet distances fall as sets grow.
     """
-    value, generator = metric(x, y), torch.Generator().manual_seed(seed)
+    value, generator = max(least, metric(x, y)), torch.Generator().manual_seed(seed)
 
     def resampled(z):
         return z[torch.randint(len(z), (len(z),), generator=generator)]

@@ -17,7 +17,7 @@ from .judge import Judge
 from .pictures import brief_of_captions, brief_of_concepts, pictures_of_folder, real_pictures, shuffled
 from .prior import prior_figures
 from .curves import write_curve
-from .report import FILES, markdown, write_report
+from .report import FILES, markdown, write_report, write_sheet
 from .said import checked_words, said_figures
 from .sweep import parse_sweeps
 
@@ -89,21 +89,22 @@ def evaluate(request):
     report["sweeps"] = []
     if bench.reference:
         report["real"] = bench.floor()
-    write_report(out, report, pictures)
+    write_sheet(out, pictures)
+    write_report(out, report)
     if bench.words:
         report["said"] = said_figures(
             bench.model, *bench.spoken, bench.words, request.num_images, request.seed, bench.settings
         )
     if bench.asks_prior:
         report["prior"] = bench.prior(bench.settings)
-    write_report(out, report, pictures)
+    write_report(out, report)
     curves = []
     for sweep in bench.sweeps:
         points = []
         report["sweeps"].append({"setting": sweep.setting, "points": points})
         for value in sweep.values:
             points.append(bench.point(sweep.setting, value, report))
-            write_report(out, report, pictures)
+            write_report(out, report)
         curves += write_curve(out / f"sweep-{sweep.setting}.png", report["sweeps"][-1])
     print(markdown(report))
     print("\n".join(map(str, [*(out / name for name in FILES), *curves])))
@@ -180,7 +181,7 @@ class Bench:
         request = self.request
         return {
             "model": None if request.images else str(request.model), "images": request.images and str(request.images),
-            "data": request.data and str(request.data), "split": request.data and request.split,
+            "data": request.data and str(request.data), "split": request.split if self.real is not None and self.real.table is not None else None,
             "concepts": request.concepts and str(request.concepts), "judge": self.judge_name,
             "features": self.judge.features.name, "seed": request.seed, "rounds": request.rounds, "side": self.side,
             "num_images": num_images,
@@ -221,7 +222,8 @@ class Bench:
         """The figures at one value of a sweep; those of the report where its settings have that value."""
         changed = self.model.settings(**{**self.request.settings, setting: value})
         if changed == self.settings:
-            return {"value": value, **{part: report[part] for part in ("pictures", "prior") if part in report}}
+            parts = ("pictures", "prior") if setting.startswith("prior_") else ("pictures",)
+            return {"value": value, **{part: report[part] for part in parts if part in report}}
         seen = self.judge.look(self.pictures(changed, f"{setting}={value}"))
         point = {"value": value, "pictures": self.measure(seen)}
         if self.asks_prior and setting.startswith("prior_"):

@@ -17,16 +17,17 @@ SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 40, 10, 64
 SHEET_BESIDE = 16  # pictures and titles of rows that stand beside each other
 
 
-def write_report(out, report, drawn):
-    """Write the FILES of an evaluation into a folder.
-
-    report: as `evaluate` makes it, its figures as `Figure`s; drawn: the Pictures.
-    """
+def write_report(out, report):
+    """Write the tables of an evaluation into a folder. report: as `evaluate` makes it, its figures as `Figure`s."""
     text = markdown(report)
     with new_file(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1, default=plain) + "\n", encoding="utf-8")
     with new_file(out / "report.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_sheet(out, drawn):
+    """Write the contact sheet of Pictures into a folder."""
     with new_file(out / "sheet.png") as temporary:
         contact_sheet(drawn).save(temporary, "PNG")
 

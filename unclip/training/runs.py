@@ -9,6 +9,7 @@ from pydantic import Field
 from ..augmentation import smaller
 from ..conditioning import text_of
 from ..config import Strict, load_config, signature_model
+from ..data.captions import ClassCaptions
 from ..data.images import grid, to_float, to_pil
 from ..decoder import Decoder
 from ..diffusion import SeededNoise
@@ -88,9 +89,11 @@ def train_clip(path, overrides=()):
     crop, size = config.model.crop, config.data.image_size
     if crop is not None and not 1 <= crop[0] <= crop[1] <= size:
         raise UserError(f"{path}: model.crop is {list(crop)}: name a smallest and a largest side, 1 to data.image_size, {size}")
-    source, options = Source(config), config.model.model_dump(exclude={"architecture"})
-    labels = source.class_captions and len(source.class_captions.names)
+    folder, options = Path(config.data.folder), config.model.model_dump(exclude={"architecture"})
+    class_captions = ClassCaptions.of_folder(folder) if folder.is_dir() else None
+    labels = class_captions and len(class_captions.names)
     model = build(ContrastiveCLIP, config, path, config.model.architecture, num_labels=labels, **options)
+    source = Source(config)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
 
