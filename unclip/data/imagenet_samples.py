@@ -13,8 +13,8 @@ import yaml
 from ..errors import UserError
 from ..files import read_lines
 from .captions import ClassCaptions
-from .prepare import CLASS_TABLE, filled, write_labels
-from .shards import Skipped, write_shards
+from .prepare import CLASS_TABLE, write_labelled
+from .shards import Skipped
 
 TABLES = CLASS_TABLE.parent / "imagenet-samples"
 FILE_NAME = re.compile(r"(n\d{8})_([^/]+)\.jpe?g", re.IGNORECASE)
@@ -61,11 +61,8 @@ def imagenet_samples(source, out, say=print):
             except (zipfile.BadZipFile, zlib.error, OSError) as error:
                 skipped(error, Path(name).name)
 
-    with archive, filled(out) as folder:
-        say(f"train: {write_shards(samples(False), folder / 'train')} pictures of {len(found)} classes")
-        say(f"test: {write_shards(samples(True), folder / 'test')} pictures")
-        skipped.report(say)
-        write_labels(captions, folder)
+    with archive:
+        write_labelled(out, captions, {"train": samples(test=False), "test": samples(test=True)}, skipped, say)
 
 
 def within(wnid, ids):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from .captions import ClassCaptions
-from .prepare import filled, write_labels
-from .shards import Skipped, find_shards, has_split, read_samples, write_shards
+from .prepare import write_labelled
+from .shards import Skipped, find_shards, has_split, read_samples
 
 
 def join(folders, out, say=print):
@@ -60,9 +60,5 @@ def join(folders, out, say=print):
                 content = {k: v for k, v in sample.items() if not k.startswith("__") and k not in foreign}
                 yield {**content, "__key__": f"{number}-{sample['__key__']}", "cls": str(label).encode()}
 
-    with filled(out) as folder:
-        say(f"train: {write_shards(samples('train'), folder / 'train')} pictures of {len(names)} classes")
-        if with_test:
-            say(f"test: {write_shards(samples('test'), folder / 'test')} pictures")
-        skipped.report(say)
-        write_labels(joined, folder)
+    splits = ("train", "test") if with_test else ("train",)
+    write_labelled(out, joined, {split: samples(split) for split in splits}, skipped, say)

@@ -87,22 +87,24 @@ def tiny_imagenet(source, out, classes=None, say=print):
         no_article=read_lines(CLASS_TABLE / "no_article.txt"),
         reading_share=READING_SHARE,
     )
-    with archive, filled(out) as folder:
-        say(f"train: {write_shards(samples(train), folder / 'train')} pictures of {len(wanted)} classes")
-        say(f"test: {write_shards(samples(test), folder / 'test')} pictures")
+    with archive:
+        write_labelled(out, captions, {"train": samples(train), "test": samples(test)}, skipped, say)
+
+
+def write_labelled(out, captions, splits, skipped, say):
+    """Write a labelled folder: its splits {name: samples}, its ClassCaptions, and the files that CLIP-benchmark reads."""
+    with filled(out) as folder:
+        for split, samples in splits.items():
+            classes = f" of {len(captions.names)} classes" if split == "train" else ""
+            say(f"{split}: {write_shards(samples, folder / split)} pictures{classes}")
         skipped.report(say)
-        write_labels(captions, folder)
-
-
-def write_labels(captions, folder):
-    """What makes a folder of shards a labelled one: its ClassCaptions, and the files that CLIP-benchmark reads."""
-    captions.save(folder / "captions.json")
-    for name, lines in [
-        ("classnames.txt", [n[0] for n in captions.names]),
-        ("zeroshot_classification_templates.txt", ZERO_SHOT_TEMPLATES),
-        ("dataset_type.txt", ["multiclass"]),
-    ]:
-        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        captions.save(folder / "captions.json")
+        for name, lines in [
+            ("classnames.txt", [n[0] for n in captions.names]),
+            ("zeroshot_classification_templates.txt", ZERO_SHOT_TEMPLATES),
+            ("dataset_type.txt", ["multiclass"]),
+        ]:
+            (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def training_boxes(archive, wnid):

@@ -12,11 +12,11 @@ from ..files import read_lines
 from ..hub import any_clip
 from ..pipeline import UnCLIP, seeds_from
 from ..zero_shot import TEMPLATES, ZeroShotClassifier
+from .curves import write_curve
 from .features import ClipFeatures, features_by
 from .judge import Judge
 from .pictures import brief_of_captions, brief_of_concepts, pictures_of_folder, real_pictures, shuffled
 from .prior import prior_figures
-from .curves import write_curve
 from .report import FILES, markdown, write_report, write_sheet
 from .said import checked_words, said_figures
 from .sweep import parse_sweeps
@@ -95,6 +95,7 @@ def evaluate(request):
         report["said"] = said_figures(
             bench.model, *bench.spoken, bench.words, request.num_images, request.seed, bench.settings
         )
+        write_report(out, report)
     if bench.asks_prior:
         report["prior"] = bench.prior(bench.settings)
     write_report(out, report)

@@ -89,8 +89,7 @@ def train_clip(path, overrides=()):
     crop, size = config.model.crop, config.data.image_size
     if crop is not None and not 1 <= crop[0] <= crop[1] <= size:
         raise UserError(f"{path}: model.crop is {list(crop)}: name a smallest and a largest side, 1 to data.image_size, {size}")
-    folder, options = Path(config.data.folder), config.model.model_dump(exclude={"architecture"})
-    class_captions = ClassCaptions.of_folder(folder) if folder.is_dir() else None
+    class_captions, options = ClassCaptions.of_folder(config.data.folder), config.model.model_dump(exclude={"architecture"})
     labels = class_captions and len(class_captions.names)
     model = build(ContrastiveCLIP, config, path, config.model.architecture, num_labels=labels, **options)
     source = Source(config)

@@ -1,7 +1,6 @@
 """From the data section of a config to batches for training and for validation."""
 
 import random
-from pathlib import Path
 
 import torch
 
@@ -33,7 +32,7 @@ class Source:
         self.config, self.clip, self.texts, self.state = config, clip, texts, process()
         self.say = say if self.state.is_main_process else (lambda line: None)
         data = config.data
-        self.class_captions = ClassCaptions.of_folder(data.folder) if Path(data.folder).is_dir() else None
+        self.class_captions = ClassCaptions.of_folder(data.folder)
         self.shards = find_shards(data.folder, data.train_split)
         count = estimated_samples(self.shards)
         streamed = not data.in_memory
