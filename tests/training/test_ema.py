@@ -26,12 +26,18 @@ def test_the_first_steps_forget_faster():
     assert ema.state["weight"].item() == pytest.approx(1 - 2 / 11)
 
 
-def test_buffers_are_copied():
-    model = nn.BatchNorm1d(2)
-    ema = EMA(model, 0.9)
-    model(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
-    ema.update(model)
-    assert torch.equal(ema.state["running_mean"], model.running_mean) and ema.state["num_batches_tracked"] == 1
+def test_batch_norms_statistics_are_averaged_and_its_counter_is_copied():
+    model = nn.BatchNorm1d(2, momentum=1.0)  # the running statistics are the last batch's
+    ema = EMA(model, 0.5)
+    ema.steps = 100
+    for batch in ([[1.0, 2.0], [3.0, 6.0]], [[5.0, 0.0], [5.0, 2.0]]):
+        model(torch.tensor(batch))
+        ema.update(model)
+    # means of the batches: (2, 4), then (5, 1); from 0, with a decay of a half
+    assert torch.allclose(ema.state["running_mean"], torch.tensor([0.25 * 2 + 0.5 * 5, 0.25 * 4 + 0.5 * 1]))
+    # unbiased variances: (2, 8), then (0, 2); from 1
+    assert torch.allclose(ema.state["running_var"], torch.tensor([0.25 + 0.25 * 2 + 0.0, 0.25 + 0.25 * 8 + 0.5 * 2]))
+    assert ema.state["num_batches_tracked"] == 2
 
 
 def test_swapped_in_and_out_even_after_an_error():

@@ -8,22 +8,22 @@ import torch
 class EMA:
     """Keeps state = decay * state + (1 - decay) * weights, with a shorter memory in the first steps.
 
-    Buffers (batch-norm statistics) are copied as they are.
+    Batch norm's running statistics are averaged alike: those of the live weights do not fit the averaged ones. What is
+    no float (its counter of batches) is copied.
     """
 
     def __init__(self, model, decay):
         self.decay, self.steps = decay, 0
         self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self._trained = {k for k, _ in model.named_parameters()}
+        self._floats = {k for k, v in self.state.items() if v.is_floating_point()}
 
     @torch.no_grad()
     def update(self, model):
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         live = model.state_dict()
-        names = [k for k in self.state if k in self._trained]
-        torch._foreach_lerp_([self.state[k] for k in names], [live[k] for k in names], 1 - decay)
-        for name in self.state.keys() - self._trained:
+        torch._foreach_lerp_([self.state[k] for k in self._floats], [live[k] for k in self._floats], 1 - decay)
+        for name in self.state.keys() - self._floats:
             self.state[name].copy_(live[name])
 
     def load(self, state, steps):
