@@ -99,9 +99,18 @@ def test_prompts_that_share_a_name_do_not_share_a_file(generate):
 def test_the_grid_has_a_limit(generate, tmp_path):
     prompts = [f"dog {k}" for k in range(GRID_ROWS + 3)]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
-    code, out, _ = generate("--prompts", tmp_path / "prompts.txt", "--num-images", "1", "--steps", "1")
-    assert code == 0 and len(out) == GRID_ROWS + 3 + 1
-    assert Image.open(out[-1]).height < (GRID_ROWS + 1) * Image.open(out[-1]).width
+    code, out, _ = generate("--prompts", tmp_path / "prompts.txt", "--num-images", "2", "--steps", "1")
+    assert code == 0 and len(out) == 2 * (GRID_ROWS + 3) + 1
+    grid = Image.open(out[-1])
+    side = (grid.width - 2) // 2  # two columns, gaps of 2
+    assert grid.height == GRID_ROWS * (side + 2) - 2
+
+
+def test_prompts_with_one_picture_each_share_the_rows_of_the_grid(generate):
+    code, out, _ = generate(*(f"dog {k}" for k in range(6)), "--num-images", "1", "--steps", "1")
+    grid = Image.open(out[-1])
+    side = (grid.height - 2) // 2
+    assert code == 0 and (grid.width, grid.height) == (3 * side + 4, 2 * side + 2)
 
 
 def test_names():

@@ -1,6 +1,7 @@
 """What `scripts/generate.py` does: prompts in, PNG files out."""
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -18,13 +19,14 @@ from .prompts import checked, read_prompts
 
 GRID_SIDE = 128  # pictures smaller than this are enlarged in the grid
 GRID_ROWS = 32
+GRID_RATIO = 1.5  # width to height, where every prompt has one picture
 NAME_BYTES = 60
 
 
 def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device, dtype, settings):
     """Draw and write pictures, and print their paths. Arguments are those of the script; settings: see `Settings`.
 
-    The grid has a row a prompt, for the first GRID_ROWS prompts.
+    The grid has a row a prompt, for the first GRID_ROWS prompts; with one picture a prompt they share rows.
 
     Raises:
         UserError: bad input; nothing is written.
@@ -54,7 +56,8 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
             bar.write("\n".join(map(str, paths)), file=sys.stdout)
             if row < GRID_ROWS:
                 shown += images
-    sheet = grid(shown, num_images, max(1, GRID_SIDE // shown[0].width))
+    columns = num_images if num_images > 1 else round(math.sqrt(GRID_RATIO * len(shown)))
+    sheet = grid(shown, columns, max(1, GRID_SIDE // shown[0].width))
     path = out / f"{names[prompts[0]]}-{seed}-grid.png"
     write_png(sheet, path, prompt=" | ".join(prompts[:GRID_ROWS]), seed=seed, **facts)
     print(path)
