@@ -7,9 +7,9 @@
     python scripts/evaluate.py --images my/pictures --data my/photographs               # drawn by whatever
 
 Writes report.json, report.md, a contact sheet, and a curve a sweep. Distances, precision and recall are taken in the
-features of the model's own CLIP, whose verdict flatters a model that was guided by it; --features inception gives
-those of published FIDs (which take 50,000 pictures or so; here both sides have as many as are drawn, or half of the real
-ones; slow: use --rounds 10), --judge names another CLIP. What --sweep can vary: num_inference_steps, guidance_scale,
+features of the model's own CLIP, whose verdict flatters a model that was guided by it; --judge names another CLIP.
+Both sides have as many pictures as are drawn, or half of the real ones. Published FIDs: --features inception --all-real
+--num-images 50000 --rounds 10 (slow), with the --data and --split that they name. What --sweep can vary: num_inference_steps, guidance_scale,
 sampler, prior_num_inference_steps, prior_guidance_scale, prior_num_samples, prior_sampler, upsampler_num_inference_steps,
 upsampler_noise_level, upsampler_blur.
 """
@@ -24,6 +24,8 @@ def main(argv=None):
     cli.add_sampling_options(parser)
     parser.add_argument("--data", metavar="DIR", help="real pictures: shards, or a plain folder of pictures")
     parser.add_argument("--split", default="test", help="of the shards (default: test)")
+    parser.add_argument("--all-real", action="store_true",
+                        help="compare with all real pictures, as published FIDs do; without the floor")  # fmt: skip
     parser.add_argument("--concepts", metavar="FILE", help="draw these, one a line, instead of the data's classes")
     parser.add_argument("--images", metavar="DIR", help="judge the pictures in this folder instead of drawing some")
     parser.add_argument("--num-images", type=int, default=200, help="in all, evenly over the prompts (default 200)")
@@ -47,6 +49,7 @@ def main(argv=None):
             images=args.images,
             data=args.data,
             split=args.split,
+            all_real=args.all_real,
             concepts=args.concepts,
             num_images=args.num_images,
             seed=args.seed,

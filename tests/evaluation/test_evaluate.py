@@ -7,7 +7,11 @@ import pytest
 from data.pictures import captioned_tar, png, write_tar
 from PIL import Image
 
-from unclip.evaluation.pictures import Brief
+from unclip.data.images import to_float
+from unclip.evaluation.features import ClipFeatures
+from unclip.evaluation.metrics import frechet_distance
+from unclip.evaluation.pictures import Brief, pictures_of_folder, real_pictures
+from unclip.hub import any_clip
 
 
 
@@ -71,6 +75,20 @@ def test_a_model_against_real_pictures(evaluate, labelled, tmp_path):
     assert text.splitlines()[0] in out and str(tmp_path / "out" / "sheet.png") in out
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.height == 3 * (64 + 2) and sheet.width > 7 * 64
+
+
+def test_against_all_real_pictures_it_is_the_distance_to_all(evaluate, labelled, plain_folder, model_files, tmp_path):
+    """As published FIDs are taken, with no floor: nothing real is left over for one."""
+    mine = plain_folder("mine", 9)
+    assert evaluate("--images", mine, "--data", labelled, "--all-real", "--features", model_files / "clip")[0] == 0
+    report = report_of(tmp_path)
+    assert (report["num_compared"], report["num_real"]) == (9, 60) and "real" not in report
+    assert "9 of them against 60 real ones" in (tmp_path / "out" / "report.md").read_text()
+    figures = report["pictures"]
+    assert (figures["precision"]["num_samples"], figures["recall"]["num_samples"]) == (9, 60)
+    sees = ClipFeatures(any_clip(model_files / "clip"), "")
+    drawn, real = (sees(to_float(p.images)) for p in (pictures_of_folder(mine), real_pictures(labelled, "test", 8)))
+    assert figures["frechet_distance"]["value"] == pytest.approx(frechet_distance(drawn, real), rel=1e-4)
 
 
 def test_the_same_command_gives_the_same_figures(evaluate, labelled, tmp_path):
@@ -188,6 +206,7 @@ def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, l
     (["--images", "{mixed}", "--data", "{real}"], "different sizes (8x8, 9x9, ...)"),
     (["--images", "{few}", "--data", "{real}", "--sweep", "guidance_scale=1,2"], "leave --sweep"),
     (["--images", "{few}"], "give --data"),
+    (["--concepts", "{concepts}", "--all-real"], "--all-real needs real pictures"),
     (["--data", "{real}", "--seed", "-1"], "seed -1"),
     (["--data", "{real}", "--seed", "99999999999999999999"], "seed 99999999999999999999"),
     (["--data", "{real}", "--sweep", "guidance_scale=1,2", "--sweep", "guidance_scale=1,3"], "each setting once"),

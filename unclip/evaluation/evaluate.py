@@ -31,7 +31,8 @@ class Request:
 
     model: that draws; images: a folder of pictures to judge in its place.
     data: the real pictures: a folder of shards, whose classes or captions are drawn, or a plain folder of pictures; None:
-        no comparison. split: of the shards. concepts: a file, one a line, to draw in place of those.
+        no comparison. split: of the shards. all_real: compare with all of them, as published FIDs do, and not with as many as
+        are drawn; their own other half, the floor, is not measured then. concepts: a file, one a line, to draw in place of those.
     num_images: to draw in all; rounded up to as many for each prompt. settings: fields of `pipeline.Settings`.
     say: words whose effect in a prompt is measured, see said.py. sweeps: strings "SETTING=VALUE,VALUE,...".
     judge, judge_pretrained: the CLIP that says how true pictures are to their prompts; None: the model's own.
@@ -43,6 +44,7 @@ class Request:
     images: str = None
     data: str = None
     split: str = "test"
+    all_real: bool = False
     concepts: str = None
     num_images: int = 200
     seed: int = 0
@@ -66,6 +68,8 @@ class Request:
             raise UserError(f"--rounds {self.rounds}: an interval needs two rounds at least")
         if self.images and not self.data:
             raise UserError("--images need real pictures to be compared with: give --data")
+        if self.all_real and not self.data:
+            raise UserError("--all-real needs real pictures: give --data")
         if self.images and (self.sweeps or self.say or self.concepts):
             raise UserError("--images are drawn already: leave --sweep, --say and --concepts out")
         if not self.data and not self.concepts:
@@ -87,7 +91,7 @@ def evaluate(request):
     seen = bench.judge.look(pictures)
     report = bench.facts(len(pictures)) | {"pictures": bench.measure(seen), "named": bench.judge.by_class(seen)}
     report["sweeps"] = []
-    if bench.reference:
+    if bench.reference and not request.all_real:
         report["real"] = bench.floor()
     write_sheet(out, pictures)
     write_report(out, report)
@@ -169,13 +173,20 @@ class Bench:
         both = self.judge.look(shuffled(self.real, 2 * count, self.request.seed))
         return both.take(torch.arange(count)), both.take(torch.arange(count, 2 * count))
 
-    @property
+    @cached_property
     def reference(self):
-        return self.halves[0] if self.real is not None else None
+        """The real pictures that others are compared with; None without any."""
+        if self.real is None:
+            return None
+        return self.judge.look(self.real) if self.request.all_real else self.halves[0]
 
     @property
     def asks_prior(self):
         return self.request.with_prior and not self.ready and self.real is not None and self.real.table is not None
+
+    @property
+    def num_real(self):
+        return len(self.reference) if self.reference else 0
 
     def facts(self, num_images):
         """What the report says of itself."""
@@ -186,7 +197,7 @@ class Bench:
             "concepts": request.concepts and str(request.concepts), "judge": self.judge_name,
             "features": self.judge.features.name, "seed": request.seed, "rounds": request.rounds, "side": self.side,
             "num_images": num_images,
-            "num_compared": len(self.reference.pictures) if self.reference else 0,
+            "num_compared": min(num_images, self.num_real), "num_real": self.num_real,
             "settings": None if request.images else self.model.used(self.settings),
         }  # fmt: skip
 

@@ -44,7 +44,8 @@ def markdown(report):
     what = report["images"] or report["model"]
     head = f"{report['num_images']} pictures of {report['side']}x{report['side']}, seed {report['seed']}"
     if report["num_compared"]:
-        head += f", {report['num_compared']} of them against as many real ones of {report['data']}"
+        many = "as many" if report["num_real"] == report["num_compared"] else report["num_real"]
+        head += f", {report['num_compared']} of them against {many} real ones of {report['data']}"
     head += f". Judge: {report['judge']}; features: {report['features']}. In brackets: 95% intervals."
     lines = [f"# {what}", "", head]
     if report["settings"]:
