@@ -61,6 +61,11 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
         except Exception as error:  # a file's values can be wrong in any way
             raise UserError(f"{path} describes no {cls.__name__}: {first_line(error, 2)}") from error
 
+    @property
+    def options(self):
+        """The constructor's keywords that made this part."""
+        return dict(self._hub_mixin_config)
+
     def save(self, folder, dtype=torch.float16):
         """Write config and weights, in `dtype` (None: as they are). The files that were there stay until both are
         written; other files in the folder stay."""

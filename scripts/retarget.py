@@ -1,0 +1,32 @@
+"""Give a trained model another CLIP: its decoder and upsamplers read the new embeddings through a linear map.
+
+    python scripts/retarget.py --model pocket --clip runs/my-clip/clip --data runs/data/tiny-imagenet --out runs/mine
+    python scripts/retarget.py --clip ViT-B-32 --pretrained openai --data my/shards --out runs/mine
+    python scripts/train_prior.py --config configs/mine/prior.yaml --set out=runs/mine --set clip.name=runs/my-clip/clip
+
+The map is fitted to pictures that both CLIPs look at, and the share of the old embeddings that it can tell is printed. The
+prior has to be trained, and the decoder draws better after some training: see train.init_from.
+"""
+
+import argparse
+
+from unclip import cli
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pocket", help="pocket (default), a model folder, or a hub id")
+    parser.add_argument("--clip", required=True, help="an OpenCLIP folder, a hub id, or an OpenCLIP name")
+    parser.add_argument("--pretrained", metavar="TAG", help="of an OpenCLIP name's weights")
+    parser.add_argument("--data", required=True, metavar="DIR", help="a folder of shards")
+    parser.add_argument("--split", default="test", help="of the shards (default: test)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the new model's folder")
+    args = parser.parse_args(argv)
+
+    from unclip.retarget import retarget
+
+    retarget(args.model, args.clip, args.pretrained, args.data, args.split, cli.output_folder(args.out))
+
+
+if __name__ == "__main__":
+    cli.run(main)
