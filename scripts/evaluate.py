@@ -26,6 +26,8 @@ def main(argv=None):
     parser.add_argument("--split", default="test", help="of the shards (default: test)")
     parser.add_argument("--all-real", action="store_true",
                         help="compare with all real pictures, as published FIDs do; without the floor")  # fmt: skip
+    parser.add_argument("--true-embeddings", action="store_true",
+                        help="draw from embeddings of real pictures, not the prior's: the decoder alone")  # fmt: skip
     parser.add_argument("--concepts", metavar="FILE", help="draw these, one a line, instead of the data's classes")
     parser.add_argument("--images", metavar="DIR", help="judge the pictures in this folder instead of drawing some")
     parser.add_argument("--num-images", type=int, default=200, help="in all, evenly over the prompts (default 200)")
@@ -50,6 +52,7 @@ def main(argv=None):
             data=args.data,
             split=args.split,
             all_real=args.all_real,
+            true_embeddings=args.true_embeddings,
             concepts=args.concepts,
             num_images=args.num_images,
             seed=args.seed,

@@ -107,6 +107,18 @@ def test_progress_rises_to_exactly_one(model):
     assert seen[0] == pytest.approx(2 / (5 * steps)) and seen[-1] == 1
 
 
+def test_embeddings_may_be_given_in_the_place_of_the_priors(model):
+    """The prior's own, given, draw the same pictures; the prior is not asked, and progress is that of the rest."""
+    settings, jobs = model.settings(), [("a dog", 3), ("a cat", 4), ("a dog", 5)]
+    prompts, seeds = zip(*jobs)
+    embeds = model.image_embeddings(model.texts(prompts), seeds, settings)
+    seen = []
+    drawn = model.sample_each(jobs, settings, image_embed=embeds, batch_size=2, callback=seen.append)
+    torch.testing.assert_close(drawn, model.sample_each(jobs, settings, batch_size=2), rtol=0, atol=1e-4)
+    assert len(seen) == 2 * 3 and seen[-1] == 1
+    assert (model.sample_each(jobs, settings, image_embed=-embeds) - drawn).abs().max() > 1e-3
+
+
 # ---- upsamplers ------------------------------------------------------------------------------------------------------
 
 def test_stages_run_in_a_row_and_can_be_cut(cascade):

@@ -158,11 +158,15 @@ class UnCLIP:
         return self.sample_each(jobs, settings, batch_size=batch_size, callback=callback)
 
     @torch.no_grad()
-    def sample_each(self, jobs, settings, *, batch_size=16, callback=None):
-        """A picture for each of N pairs of a prompt and a seed; see `sample`."""
+    def sample_each(self, jobs, settings, *, image_embed=None, batch_size=16, callback=None):
+        """A picture for each of N pairs of a prompt and a seed; see `sample`.
+
+        image_embed: (N, D) to draw from, in place of what the prior draws for the prompts.
+        """
         upsamplers = self.upsamplers[: self.stages.index(settings.stop_after or self.stages[-1])]
-        steps = settings.prior_num_inference_steps * settings.prior_num_samples + settings.num_inference_steps
-        steps += settings.upsampler_num_inference_steps * len(upsamplers)
+        steps = settings.num_inference_steps + settings.upsampler_num_inference_steps * len(upsamplers)
+        if image_embed is None:
+            steps += settings.prior_num_inference_steps * settings.prior_num_samples
         done = 0
 
         def step(i, n, x_t, prediction):
@@ -175,7 +179,10 @@ class UnCLIP:
         for start in range(0, len(jobs), batch_size):
             part, seeds = zip(*jobs[start : start + batch_size])
             texts = self.texts(part)
-            embeds = self.image_embeddings(texts, seeds, settings, callback=step)
+            if image_embed is None:
+                embeds = self.image_embeddings(texts, seeds, settings, callback=step)
+            else:
+                embeds = image_embed[start : start + batch_size].to(self.decoder.device)
             drawn = self.decode(embeds, texts, seeds, settings, callback=step)
             for k, upsampler in enumerate(upsamplers):
                 noise = SeededNoise([random.Random(f"upsampler {k} of {s}").getrandbits(32) for s in seeds])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from data.pictures import captioned_tar, png, write_tar
 from PIL import Image
 
@@ -12,6 +13,7 @@ from unclip.evaluation.features import ClipFeatures
 from unclip.evaluation.metrics import frechet_distance
 from unclip.evaluation.pictures import Brief, pictures_of_folder, real_pictures
 from unclip.hub import any_clip
+from unclip.pipeline import UnCLIP
 
 
 
@@ -68,7 +70,7 @@ def test_a_model_against_real_pictures(evaluate, labelled, tmp_path):
     assert set(report["named"]) == {"dog", "cat", "red car"}
     assert {f["num_samples"] for f in report["named"].values()} == {7}
     assert sum(f["value"] for f in report["named"].values()) / 3 == pytest.approx(report["pictures"]["top1"]["value"])
-    assert set(report["prior"]) == {"cosine", "cosine_text", "cosine_mean", "cosine_other", "recall_at_1", "recall_at_5", "recall_at_1_chance", "top1", "top1_true"}
+    assert set(report["prior"]) == {"cosine", "cosine_text", "cosine_mean", "cosine_other", "recall_at_1", "recall_at_5", "recall_at_1_chance", "frechet_distance", "top1", "top1_true"}
     assert report["prior"]["cosine"]["num_samples"] == 60
     text = (tmp_path / "out" / "report.md").read_text()
     assert "real pictures, another half" in text and "prior, on 60 real captions" in text
@@ -89,6 +91,18 @@ def test_against_all_real_pictures_it_is_the_distance_to_all(evaluate, labelled,
     sees = ClipFeatures(any_clip(model_files / "clip"), "")
     drawn, real = (sees(to_float(p.images)) for p in (pictures_of_folder(mine), real_pictures(labelled, "test", 8)))
     assert figures["frechet_distance"]["value"] == pytest.approx(frechet_distance(drawn, real), rel=1e-4)
+
+
+def test_the_decoder_alone_draws_from_embeddings_of_pictures_that_are_not_compared_with(evaluate, labelled, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(Brief, "draw", lambda brief, *rest, draw=Brief.draw, **options: (asked.append(brief), draw(brief, *rest, **options))[1])
+    assert evaluate("--data", labelled, "--num-images", "18", "--true-embeddings")[0] == 0
+    report = report_of(tmp_path)
+    assert report["num_images"] == report["num_compared"] == 18 and "drawn from true embeddings" in (tmp_path / "out" / "report.md").read_text()
+    real = real_pictures(labelled, "test", 8)
+    rows = torch.randperm(60, generator=torch.Generator().manual_seed(0))[18:36]  # the 18 before are those compared with
+    real.embed(UnCLIP.from_pretrained(report["model"]).clip)
+    assert torch.equal(asked[0].image_embed, real.image_embed[rows]) and torch.equal(asked[0].labels, real.labels[rows])
 
 
 def test_the_same_command_gives_the_same_figures(evaluate, labelled, tmp_path):
@@ -207,6 +221,9 @@ def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, l
     (["--images", "{few}", "--data", "{real}", "--sweep", "guidance_scale=1,2"], "leave --sweep"),
     (["--images", "{few}"], "give --data"),
     (["--concepts", "{concepts}", "--all-real"], "--all-real needs real pictures"),
+    (["--data", "{real}", "--true-embeddings", "--concepts", "{concepts}"], "--true-embeddings are those of --data"),
+    (["--data", "{real}", "--true-embeddings", "--sweep", "prior_num_samples=1,2"], "--true-embeddings ask no prior"),
+    (["--data", "{mixed}", "--true-embeddings"], "--true-embeddings need captions or classes"),
     (["--data", "{real}", "--seed", "-1"], "seed -1"),
     (["--data", "{real}", "--seed", "99999999999999999999"], "seed 99999999999999999999"),
     (["--data", "{real}", "--sweep", "guidance_scale=1,2", "--sweep", "guidance_scale=1,3"], "each setting once"),

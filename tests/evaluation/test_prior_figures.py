@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unclip.evaluation.metrics import frechet_distance
 from unclip.evaluation.pictures import Pictures
 from unclip.evaluation.prior import others, prior_figures, retrieved
 from unclip.zero_shot import ZeroShotClassifier
@@ -42,6 +43,14 @@ def test_a_prior_that_is_right(model, real):
     assert got["cosine_other"] == pytest.approx(float(sum(expected)) / 40, abs=1e-5)  # the next has another prompt
     text = model.texts(real.prompts)[0]["text_embed"]
     assert got["cosine_text"] == pytest.approx(F.cosine_similarity(text, real.image_embed).mean().item(), abs=1e-5)
+
+
+def test_the_distance_of_its_embeddings_is_that_of_the_metric_whatever_their_length(model, real):
+    answers = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    drawn, true = (4 * F.normalize(embed, dim=1) for embed in (answers, real.image_embed))  # of length sqrt(16)
+    got = figures(model, real, 3 * answers)["frechet_distance"]
+    assert got == pytest.approx(frechet_distance(drawn, true), rel=1e-4)
+    assert got > 0.1 and figures(model, real, real.image_embed)["frechet_distance"] == pytest.approx(0, abs=1e-4)
 
 
 def test_a_prior_that_knows_nothing_is_its_own_baseline(model, real):

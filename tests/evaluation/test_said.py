@@ -10,7 +10,7 @@ COLOURS = {"red": (220, 20, 30), "blue": (20, 60, 200), "plain": (30, 150, 40)}
 class Painter:
     """A model that paints what is said, half the time; all else is green."""
 
-    def sample_each(self, jobs, settings, callback=None):
+    def sample_each(self, jobs, settings, image_embed=None, callback=None):
         self.prompts = [prompt for prompt, _ in jobs]
         paints = [next((c for c in ("red", "blue") if f" {c} " in p), "plain") if k % 2 else "plain" for k, p in enumerate(self.prompts)]
         pixels = torch.tensor([COLOURS[p] for p in paints])[:, :, None, None].expand(-1, -1, 8, 8)

@@ -15,7 +15,7 @@ from ..zero_shot import TEMPLATES, ZeroShotClassifier
 from .curves import write_curve
 from .features import ClipFeatures, features_by
 from .judge import Judge
-from .pictures import brief_of_captions, brief_of_concepts, pictures_of_folder, real_pictures, shuffled
+from .pictures import brief_of_captions, brief_of_concepts, brief_of_pictures, pictures_of_folder, real_pictures, shuffled
 from .prior import prior_figures
 from .report import FILES, markdown, write_report, write_sheet
 from .said import checked_words, said_figures
@@ -33,6 +33,8 @@ class Request:
     data: the real pictures: a folder of shards, whose classes or captions are drawn, or a plain folder of pictures; None:
         no comparison. split: of the shards. all_real: compare with all of them, as published FIDs do, and not with as many as
         are drawn; their own other half, the floor, is not measured then. concepts: a file, one a line, to draw in place of those.
+    true_embeddings: draw from the embeddings of real pictures (none of those that are compared with) and not from the
+        prior's: what the decoder alone can do.
     num_images: to draw in all; rounded up to as many for each prompt. settings: fields of `pipeline.Settings`.
     say: words whose effect in a prompt is measured, see said.py. sweeps: strings "SETTING=VALUE,VALUE,...".
     judge, judge_pretrained: the CLIP that says how true pictures are to their prompts; None: the model's own.
@@ -46,6 +48,7 @@ class Request:
     split: str = "test"
     all_real: bool = False
     concepts: str = None
+    true_embeddings: bool = False
     num_images: int = 200
     seed: int = 0
     settings: dict = field(default_factory=dict)
@@ -70,6 +73,10 @@ class Request:
             raise UserError("--images need real pictures to be compared with: give --data")
         if self.all_real and not self.data:
             raise UserError("--all-real needs real pictures: give --data")
+        if self.true_embeddings and (not self.data or self.images or self.concepts or self.all_real):
+            raise UserError("--true-embeddings are those of --data: leave --images, --concepts and --all-real out")
+        if self.true_embeddings and any(sweep.startswith("prior_") for sweep in self.sweeps):
+            raise UserError("--true-embeddings ask no prior: leave sweeps of its settings out")
         if self.images and (self.sweeps or self.say or self.concepts):
             raise UserError("--images are drawn already: leave --sweep, --say and --concepts out")
         if not self.data and not self.concepts:
@@ -143,7 +150,7 @@ class Bench:
         else:
             features = ClipFeatures(clip, self.judge_name)
         self.judge = Judge(clip, features, classifier_of(clip, self.spoken))
-        if self.asks_prior:
+        if self.asks_prior and self.real.image_embed is None:
             self.real.embed(self.model.clip)
 
     @property
@@ -151,12 +158,22 @@ class Bench:
         return str(self.request.judge or f"the CLIP of {self.request.model}")
 
     def _brief(self):
-        """What is to be drawn: concepts of a file, or the classes or the captions of the real pictures."""
+        """What is to be drawn: real pictures anew, concepts of a file, or the classes or the captions of real pictures."""
+        if self.request.true_embeddings:
+            return brief_of_pictures(self._others())
         if self.spoken is not None:
             return brief_of_concepts(*self.spoken)
         if self.real.prompts is None:
             raise UserError("a plain folder of pictures has no captions: give --concepts, a file with a name a line")
         return brief_of_captions(self.real, self.request.num_images, self.request.seed)
+
+    def _others(self):
+        """Real pictures with their embeddings, apart from those of `halves` that are compared with."""
+        if self.real.table is None:
+            raise UserError("--true-embeddings need captions or classes: give a folder of shards as --data")
+        self.real.embed(self.model.clip)
+        count = min(self.request.num_images, len(self.real) // 2)
+        return shuffled(self.real, 2 * count, self.request.seed).take(torch.arange(count, 2 * count))
 
     def _check_counts(self):
         if self.count < MIN_PICTURES:
@@ -194,7 +211,7 @@ class Bench:
         return {
             "model": None if request.images else str(request.model), "images": request.images and str(request.images),
             "data": request.data and str(request.data), "split": request.split if self.real is not None and self.real.table is not None else None,
-            "concepts": request.concepts and str(request.concepts), "judge": self.judge_name,
+            "concepts": request.concepts and str(request.concepts), "true_embeddings": request.true_embeddings, "judge": self.judge_name,
             "features": self.judge.features.name, "seed": request.seed, "rounds": request.rounds, "side": self.side,
             "num_images": num_images,
             "num_compared": min(num_images, self.num_real), "num_real": self.num_real,

@@ -47,10 +47,12 @@ class Pictures:
 
 @dataclass
 class Brief:
-    """What is to be drawn, a prompt after another, evenly: prompts, and the label of each or None."""
+    """What is to be drawn, a prompt after another, evenly: prompts, the label of each or None, and the embedding (N, D)
+    of each or None, where they do not come from the prior."""
 
     prompts: list
     labels: list = None
+    image_embed: torch.Tensor = None
 
     def count(self, num_images):
         """How many pictures `draw` makes of so many."""
@@ -61,9 +63,17 @@ class Brief:
         each = -(-num_images // len(self.prompts))
         jobs = [(p, seed + k * each + i) for k, p in enumerate(self.prompts) for i in range(each)]
         with tqdm(total=len(jobs), desc=desc, unit="picture", unit_scale=True, leave=False) as bar:
-            drawn = model.sample_each(jobs, settings, callback=lambda share: bar.update(share * len(jobs) - bar.n))
-        labels = None if self.labels is None else torch.tensor(self.labels).repeat_interleave(each)
-        return Pictures(to_bytes(drawn), [prompt for prompt, _ in jobs], labels)
+            drawn = model.sample_each(
+                jobs, settings, image_embed=repeated(self.image_embed, each),
+                callback=lambda share: bar.update(share * len(jobs) - bar.n),
+            )  # fmt: skip
+        labels = None if self.labels is None else torch.as_tensor(self.labels)
+        return Pictures(to_bytes(drawn), [prompt for prompt, _ in jobs], repeated(labels, each))
+
+
+def repeated(tensor, times):
+    """Each row so many times; None of none."""
+    return None if tensor is None else tensor.repeat_interleave(times, dim=0)
 
 
 def brief_of_concepts(names, no_article=()):
@@ -74,6 +84,11 @@ def brief_of_concepts(names, no_article=()):
 def brief_of_captions(pictures, num_images, seed):
     """The captions of `num_images` pictures at most, at random."""
     return Brief(shuffled(pictures, num_images, seed).prompts)
+
+
+def brief_of_pictures(pictures):
+    """Pictures with their embeddings, to be drawn again from these."""
+    return Brief(pictures.prompts, pictures.labels, pictures.image_embed)
 
 
 def shuffled(pictures, count, seed):

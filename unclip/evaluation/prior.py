@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from .bootstrap import mean_figure
+from .bootstrap import mean_figure, set_figure
+from .features import ClipFeatures
 from .judge import hits_of
+from .metrics import frechet_distance
 
 BATCH = 256
 # name: (what a table calls it, its format, is more better; None: a baseline)
@@ -17,6 +19,7 @@ PRIOR_FIGURES = {
     "recall_at_1": ("a picture of the caption is nearest (R@1)", "{:.1%}", True),
     "recall_at_5": ("among the nearest five (R@5)", "{:.1%}", True),
     "recall_at_1_chance": ("R@1 by chance", "{:.1%}", None),
+    "frechet_distance": ("Frechet distance to the true embeddings", "{:.2f}", False),
     "top1": ("named right", "{:.1%}", True),
     "top1_true": ("the true embeddings", "{:.1%}", None),
 }
@@ -27,7 +30,8 @@ def prior_figures(model, real, settings, classifier=None, seed=0, rounds=100):
 
     cosine: of each with its picture's embedding; cosine_...: what is had without it, the text embedding itself, the
     mean embedding of the training pictures, and the prediction for another prompt. recall_at_k: is a picture of the
-    same prompt among the k whose embeddings are nearest, of all these N? top1: does zero-shot classification name it
+    same prompt among the k whose embeddings are nearest, of all these N? frechet_distance: between these N embeddings and
+    the true ones, as features of pictures: what is left of it in the pictures' is the decoder's doing. top1: does zero-shot classification name it
     right, and top1_true, the true embedding?
 
     Args:
@@ -60,7 +64,9 @@ def prior_figures(model, real, settings, classifier=None, seed=0, rounds=100):
     if classifier is not None and real.labels is not None:
         for name, embed in (("top1", drawn), ("top1_true", true)):
             figures[name] = hits_of(classifier, embed, real.labels)[:, 0]
-    return {name: mean_figure(values, seed, rounds) for name, values in figures.items() if len(values)}
+    measured = {name: mean_figure(values, seed, rounds) for name, values in figures.items() if len(values)}
+    sets = ClipFeatures.scaled(drawn), ClipFeatures.scaled(true)
+    return measured | {"frechet_distance": set_figure(frechet_distance, *sets, seed, rounds, least=0.0)}
 
 
 def others(of_prompt):

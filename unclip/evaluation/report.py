@@ -43,6 +43,7 @@ def markdown(report):
     """The report's tables."""
     what = report["images"] or report["model"]
     head = f"{report['num_images']} pictures of {report['side']}x{report['side']}, seed {report['seed']}"
+    head += ", drawn from true embeddings" if report["true_embeddings"] else ""
     if report["num_compared"]:
         many = "as many" if report["num_real"] == report["num_compared"] else report["num_real"]
         head += f", {report['num_compared']} of them against {many} real ones of {report['data']}"
