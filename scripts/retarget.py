@@ -2,10 +2,13 @@
 
     python scripts/retarget.py --model pocket --clip runs/my-clip/clip --data runs/data/tiny-imagenet --out runs/mine
     python scripts/retarget.py --clip ViT-B-32 --pretrained openai --data my/shards --out runs/mine
-    python scripts/train_prior.py --config configs/mine/prior.yaml --set out=runs/mine --set clip.name=runs/my-clip/clip
 
-The map is fitted to pictures that both CLIPs look at, and the share of the old embeddings that it can tell is printed. The
-prior has to be trained, and the decoder draws better after some training: see train.init_from.
+The map is fitted to pictures that both CLIPs look at, and the share of the old embeddings that it can tell is printed. Then
+train a prior, from nothing, and the decoder further, with configs that name the new CLIP and that folder; for the first:
+
+    python scripts/train_prior.py --config configs/pocket/prior.yaml --set clip.name=runs/my-clip/clip --set out=runs/mine
+    python scripts/train_decoder.py --config configs/pocket/decoder.yaml --set clip.name=runs/my-clip/clip \\
+        --set out=runs/mine --set train.init_from=runs/mine/decoder/model.safetensors
 """
 
 import argparse

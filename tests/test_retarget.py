@@ -1,7 +1,7 @@
 import pytest
 import torch
 from data.pictures import png, write_tar
-from conftest import CONVOLUTIONS, D, SIDE
+from conftest import CLIP_CONFIG, CONVOLUTIONS, D, SIDE
 from networks.randomness import randomise
 
 from unclip.clip import build_clip, save_clip
@@ -74,11 +74,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def other_clip(tmp_path):
-    config = {
-        "embed_dim": 12,
-        "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
+    config = {**CLIP_CONFIG, "embed_dim": 12}
     torch.manual_seed(3)
     save_clip(build_clip(config).state_dict(), config, ((0.5,) * 3, (0.25,) * 3), tmp_path / "clip")
     return tmp_path / "clip"

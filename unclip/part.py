@@ -73,7 +73,7 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
         if dtype is not None:
             tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         with new_file(Path(folder) / CONFIG) as config, new_file(Path(folder) / WEIGHTS) as weights:
-            config.write_text(json.dumps(self._hub_mixin_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            config.write_text(json.dumps(self.options, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             save_file(tensors, weights)
 
     def _save_pretrained(self, save_directory):

@@ -1,15 +1,15 @@
 """Another CLIP for a trained decoder: a linear map from the new embeddings to the old ones, folded into its first layers.
 
-Two CLIPs that know the same pictures differ mostly by such a map (as Moschella et al. 2023 saw of encoders in general), so
-a decoder that reads its old embeddings off the new ones draws almost as before, and training begins from there.
+How much of the old embeddings such a map can tell differs from CLIP to CLIP: it is measured and said. The decoder reads
+that off the new ones from the start, and training begins there, not with a decoder that understands nothing.
 """
 
 from pathlib import Path
 
 import torch
 
-from .data.embeddings import attach_embeddings
-from .data.table import load_table
+from .data.embeddings import embeddings_of
+from .data.shards import find_shards
 from .decoder import Decoder
 from .errors import UserError
 from .hub import load_clip, model_folder
@@ -35,21 +35,31 @@ def retarget(model_name, clip_name, pretrained, data, split, out):
     unit_variance = read_clip_entry(folder)["unit_variance"]
     decoder = Decoder.from_pretrained(folder / "decoder")
     upsamplers = [Upsampler.from_pretrained(each) for each in upsampler_folders(folder)]
-    table, embeds = load_table(data, split, 1), []
-    for clip in (FrozenCLIP(clip_name, pretrained, unit_variance=unit_variance), load_clip(folder)):
-        attach_embeddings(table, clip)
-        embeds.append(table.image_embed[:, 0])                                                               # (N, D)
-    if len(table) < 2 * embeds[0].shape[1]:
-        raise UserError(f"{data} has too few pictures ({len(table)}) for embeddings of {embeds[0].shape[1]} numbers: take twice as many")
-    matrix, shift = linear_map(*embeds)
+    clips = FrozenCLIP(clip_name, pretrained, unit_variance=unit_variance), load_clip(folder)
+    shards = find_shards(data, split)
+    new, old = paired(*(embeddings_of(shards, clip) for clip in clips))
+    matrix, shift = linear_map(new, old)
     decoder = retargeted(decoder, matrix, shift)
     begin_model(out, clip_name, pretrained, unit_variance)
     decoder.save(Path(out) / "decoder")
     for k, upsampler in enumerate(upsamplers, 1):
         told = upsampler.image_to_time is not None
         (retargeted(upsampler, matrix, shift) if told else upsampler).save(Path(out) / f"upsampler-{k}")
-    print(f"{explained(*embeds):.1%} of the old embeddings' variance can be read off the new ones (held-out pictures)")
+    print(f"{explained(new, old):.1%} of the old embeddings' variance can be read off the new ones (held-out pictures)")
     print(f"wrote {out}; it has no prior yet: run scripts/train_prior.py with its CLIP and --set out={out}")
+
+
+def paired(new, old):
+    """The embeddings (N, D') and (N, D) of the pictures that both dicts of `embeddings_of` have.
+
+    Raises:
+        UserError: fewer pictures than twice the numbers of a new embedding.
+    """
+    both = [at for at in new if at in old]
+    width = next(iter(new.values())).shape[1] if new else 1
+    if len(both) < 2 * width:
+        raise UserError(f"too few pictures ({len(both)}) for embeddings of {width} numbers: take twice as many")
+    return tuple(torch.stack([embeds[at][0] for at in both]) for embeds in (new, old))
 
 
 def linear_map(new, old):

@@ -20,11 +20,17 @@ from .shards import Skipped, image_bytes, read_samples
 
 def attach_embeddings(table, clip, say=print):
     """Give a table its `image_embed` (N, 2, D), from the files beside its shards; missing files are made first."""
+    found = embeddings_of(dict.fromkeys(table.shards), clip, say)
+    table.image_embed = torch.stack([found[at] for at in zip(table.shards, table.keys)])
+
+
+def embeddings_of(shards, clip, say=print):
+    """{(shard, key): float16 (2, D)} of the pictures of some shards; see `attach_embeddings`."""
     fingerprint, found = clip.fingerprint(), {}
-    for shard in dict.fromkeys(table.shards):
+    for shard in shards:
         for key, embed in shard_embeddings(shard, clip, fingerprint, say).items():
             found[shard, key] = embed
-    table.image_embed = torch.stack([found[at] for at in zip(table.shards, table.keys)])
+    return found
 
 
 def shard_embeddings(shard, clip, fingerprint, say=print):

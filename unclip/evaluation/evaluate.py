@@ -172,8 +172,11 @@ class Bench:
         if self.real.table is None:
             raise UserError("--true-embeddings need captions or classes: give a folder of shards as --data")
         self.real.embed(self.model.clip)
-        count = min(self.request.num_images, len(self.real) // 2)
-        return shuffled(self.real, 2 * count, self.request.seed).take(torch.arange(count, 2 * count))
+        return in_halves(self._apart(self.request.num_images))[1]
+
+    def _apart(self, count):
+        """Twice `count` real pictures at random, all at most, for `in_halves`."""
+        return shuffled(self.real, 2 * min(count, len(self.real) // 2), self.request.seed)
 
     def _check_counts(self):
         if self.count < MIN_PICTURES:
@@ -186,9 +189,7 @@ class Bench:
     @cached_property
     def halves(self):
         """Two sets of real pictures, at random and apart, as many as are judged, or half of all where there are fewer."""
-        count = min(self.count, len(self.real) // 2)
-        both = self.judge.look(shuffled(self.real, 2 * count, self.request.seed))
-        return both.take(torch.arange(count)), both.take(torch.arange(count, 2 * count))
+        return in_halves(self.judge.look(self._apart(self.count)))
 
     @cached_property
     def reference(self):
@@ -258,6 +259,12 @@ class Bench:
         if self.asks_prior and setting.startswith("prior_"):
             point["prior"] = self.prior(changed)
         return point
+
+
+def in_halves(pictures):
+    """The first half and the second of what has a length and `take`."""
+    count = len(pictures) // 2
+    return pictures.take(torch.arange(count)), pictures.take(torch.arange(count, 2 * count))
 
 
 def classes_of(folder):

@@ -31,8 +31,8 @@ def prior_figures(model, real, settings, classifier=None, seed=0, rounds=100):
     cosine: of each with its picture's embedding; cosine_...: what is had without it, the text embedding itself, the
     mean embedding of the training pictures, and the prediction for another prompt. recall_at_k: is a picture of the
     same prompt among the k whose embeddings are nearest, of all these N? frechet_distance: between these N embeddings and
-    the true ones, as features of pictures: what is left of it in the pictures' is the decoder's doing. top1: does zero-shot classification name it
-    right, and top1_true, the true embedding?
+    the true ones, as features of pictures. top1: does zero-shot classification name it right, and top1_true, the true
+    embedding?
 
     Args:
         real: Pictures with prompts and with image_embed, the embeddings that the prior was trained to predict.
