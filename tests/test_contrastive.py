@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unclip.clip import FrozenCLIP, import_open_clip
-from unclip.contrastive import PIXEL_STATS, ContrastiveCLIP, contrastive_loss
+from unclip.contrastive import PIXEL_STATS, ContrastiveCLIP, contrastive_loss, cutmix
 
 CONFIG = {
     "embed_dim": 16,
@@ -159,6 +159,49 @@ def test_labels_are_smoothed_as_torch_does_it():
     logits = model.clip.logit_scale.exp() * image @ torch.nn.functional.normalize(model.labels, dim=-1).T
     soft = 0.9 * torch.eye(3)[batch["label"]] + 0.1 / 3
     torch.testing.assert_close(model.loss(batch)[0], -(soft * logits.log_softmax(1)).sum(1), rtol=1e-4, atol=1e-5)
+
+
+def test_cutmix_pastes_one_box_of_the_other_picture_and_tells_its_area():
+    torch.manual_seed(0)
+    images = torch.arange(64.0)[:, None, None, None].expand(64, 3, 16, 16)  # each picture is one number
+    mixed, other, own = cutmix(images, 1.0)
+    assert other.sort().values.tolist() == list(range(64))
+    for k, picture in enumerate(mixed):
+        pasted = picture[0] != k
+        assert (picture == picture[:1]).all()
+        assert (picture[0][pasted] == other[k]).all()
+        if other[k] != k:
+            assert own[k].item() == pytest.approx(1 - pasted.float().mean().item())
+        rows, columns = pasted.any(1).sum(), pasted.any(0).sum()
+        assert rows * columns == pasted.sum()  # a rectangle
+    assert own.min() < 0.4 and own.max() > 0.9
+
+
+def test_cutmix_mixes_a_share_of_the_pictures():
+    torch.manual_seed(0)
+    images = torch.rand(1000, 1, 32, 32)
+    untouched, _, own = cutmix(images, 0.0)
+    assert torch.equal(untouched, images) and own.tolist() == [1.0] * 1000
+    assert 0.2 < (cutmix(images, 0.3)[2] < 1).float().mean() < 0.35  # a few boxes are smaller than a pixel
+
+
+def test_a_mixed_picture_has_the_loss_of_both_labels_by_area():
+    model = ContrastiveCLIP(CONFIG, mix=1.0, towers="image", num_labels=3)
+    batch = {"image": pictures(4), "label": torch.tensor([0, 1, 2, 0])}
+    torch.manual_seed(3)
+    loss, _ = model.train().loss(batch)
+    torch.manual_seed(3)
+    mixed, other, own = cutmix(batch["image"].float(), 1.0)
+    model.mix, batch["image"] = 0.0, mixed.to(torch.uint8)
+    label = batch["label"]
+    first, second = (model.loss({**batch, "label": one})[0] for one in (label, label[other]))
+    assert (own < 1).any() and not torch.allclose(first, second)
+    torch.testing.assert_close(loss, own * first + (1 - own) * second, rtol=1e-4, atol=1e-4)
+
+
+def test_captions_do_not_mix():
+    with pytest.raises(ValueError, match="^mix is for towers: image"):
+        ContrastiveCLIP(CONFIG, mix=0.5)
 
 
 def test_the_text_tower_alone_is_led_to_a_locked_image_tower():

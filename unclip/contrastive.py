@@ -49,6 +49,28 @@ def against_false(logits, truth):
     return (F.softplus(false - logits) * true).sum(dim=1) / true.sum(dim=1)
 
 
+def cutmix(images, share):
+    """Pictures in which a box is another picture's (Yun et al. 2019, "CutMix", equations 1 and 2).
+
+    For a share of the pictures; each has its own box, whose area is uniform in 0..1 of the picture before it is clipped
+    at the edge. It fights learning small sets by heart: no picture comes twice as it was.
+
+    Args:
+        images: (B, C, S, S).
+        share: the probability that a picture is mixed.
+
+    Returns:
+        The pictures, the index (B,) of each one's other picture, and the share (B,) of the area that is its own.
+    """
+    batch, size, device = len(images), images.shape[-1], images.device
+    other = torch.randperm(batch, device=device)
+    side = size * torch.rand(batch, 1, device=device).sqrt() * (torch.rand(batch, 1, device=device) < share)
+    centre, place = size * torch.rand(2, batch, 1, device=device), torch.arange(size, device=device) + 0.5
+    rows, columns = (place - centre).abs() < side / 2                                                   # (B, S) each
+    box = rows[:, :, None] & columns[:, None, :]                                                            # (B, S, S)
+    return torch.where(box[:, None], images[other], images), other, 1 - box.float().mean(dim=(1, 2))
+
+
 class ContrastiveCLIP(nn.Module):
     """A CLIP in training: OpenCLIP's model, its tokenizer, augmentation and loss.
 
@@ -58,23 +80,28 @@ class ContrastiveCLIP(nn.Module):
         train_size: the side that they are scaled to; None: the largest crop's, or the image tower's for whole pictures.
             Small ones train faster; the last part of a training should have the size that the image tower is meant for.
         low_resolution: share of pictures shrunk to half the size and back, so that small pictures are known too.
+        mix: share of pictures with a box of another one (see `cutmix`), whose label then counts by its area. For labels.
         towers: which ones learn. "both", from each other. "image": the image tower alone, and in place of captions a
             learned vector for each of `num_labels` labels, which is quicker. "text": the image tower stays as it is
             (LiT, Zhai et al. 2022), which brings the captions to what it has learned.
 
     Raises:
-        ValueError: the config asks for another tokenizer than CLIP's own, or "image" has no labels.
+        ValueError: the config asks for another tokenizer than CLIP's own, or "image" has no labels, or others mix.
     """
 
-    def __init__(self, config, crop=None, train_size=None, low_resolution=0.0, towers="both", num_labels=None):
+    def __init__(
+        self, config, crop=None, train_size=None, low_resolution=0.0, mix=0.0, towers="both", num_labels=None
+    ):
         super().__init__()
         for key in OTHER_TOKENIZER:
             if config["text_cfg"].get(key):
                 raise ValueError(f"text_cfg.{key}: a CLIP is trained with CLIP's own tokenizer alone: leave it out")
         if towers == "image" and not num_labels:
             raise ValueError("towers: image learns from labels, which these pictures lack: choose both")
+        if towers != "image" and mix:
+            raise ValueError("mix is for towers: image, which learns from labels: leave it out")
         self.config, self.crop, self.train_size, self.low_resolution = config, crop, train_size, low_resolution
-        self.towers = towers
+        self.mix, self.towers = mix, towers
         self.clip = build_clip(config)
         self.image_size = square_side(self.clip.visual.image_size)
         self.context_length = config["text_cfg"].get("context_length", 77)
@@ -106,15 +133,21 @@ class ContrastiveCLIP(nn.Module):
             self.bound_temperature()
         images = to_float(batch["image"].to(self.pixel_stats.device))
         images = self.augment(images) if self.training else resize(images, self.image_size)
+        if self.training and self.mix:
+            images, other, own = cutmix(images, self.mix)
         mean, std = self.pixel_stats
         images = ((images + 1) / 2 - mean) / std
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.towers != "text"):
             image_embed = self.clip.encode_image(images.contiguous(memory_format=torch.channels_last)).float()
         logit_scale = self.clip.logit_scale.exp()
         if self.towers == "image":
-            label = batch["label"].to(image_embed.device)
             logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(self.labels, dim=-1).T      # (B, K)
-            return F.cross_entropy(logits, label, label_smoothing=LABEL_SMOOTHING, reduction="none"), None
+            label = batch["label"].to(image_embed.device)
+            loss = F.cross_entropy(logits, label, label_smoothing=LABEL_SMOOTHING, reduction="none")
+            if self.training and self.mix:
+                others = F.cross_entropy(logits, label[other], label_smoothing=LABEL_SMOOTHING, reduction="none")
+                loss = own * loss + (1 - own) * others
+            return loss, None
         text_embed = self.clip.encode_text(self.tokenizer(batch["caption"]).to(image_embed.device)).float()
         return contrastive_loss(image_embed, text_embed, logit_scale, truth_of(batch).to(image_embed.device)), None
 

@@ -34,6 +34,7 @@ class ClipModel(Strict):
     crop: Optional[tuple[int, int]] = None
     train_size: Optional[int] = Field(None, ge=1)
     low_resolution: float = 0.0
+    mix: float = Field(0.0, ge=0, le=1)
     towers: Literal["both", "image", "text"] = "both"
 
 
