@@ -19,6 +19,7 @@ def main(argv=None):
     parser.add_argument("--num-images", type=int, default=4, help="pictures a prompt (default 4)")
     parser.add_argument("--out", default="outputs", help="the folder to write to (default: outputs)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--offload", action="store_true", help="keep on the device none but the part that runs")
     args = parser.parse_args(argv)
 
     from unclip.generate import generate
@@ -32,6 +33,7 @@ def main(argv=None):
         seed=args.seed,
         device=args.device,
         dtype=args.dtype,
+        offload=args.offload,
         settings=cli.sampling_settings(args),
     )
 

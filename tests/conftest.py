@@ -43,6 +43,18 @@ CONVOLUTIONS = {"channels": 16, "multipliers": [1, 2], "num_res_blocks": 1, "nor
 VOCABULARY = "a photo of dog cat the red car bridge"
 
 
+def pytest_configure(config):
+    config.parity_rows = []
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """With `-m parity`: the table of interop/README.md."""
+    if config.parity_rows and "parity" in config.getoption("markexpr"):
+        terminalreporter.write_line("\n| part | config | largest difference | tolerance |\n|---|---|---|---|")
+        for part, kind, difference, tolerance in config.parity_rows:
+            terminalreporter.write_line(f"| {part} | {kind} | {difference:.1e} | {tolerance:.0e} |")
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """These tensors are too small to share out."""

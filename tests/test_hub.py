@@ -89,6 +89,18 @@ def test_the_clip_of_a_model(model, tmp_path):
             hub.load_clip(tmp_path)
 
 
+def test_another_clip_than_the_recorded_one_is_refused_with_both(model_copy):
+    index, right = json.loads((model_copy / "model_index.json").read_text()), hub.load_clip(model_copy).fingerprint()
+    for recorded in (None, right):
+        index["clip"]["fingerprint"] = recorded
+        (model_copy / "model_index.json").write_text(json.dumps(index))
+        assert hub.load_clip(model_copy).fingerprint() == right
+    index["clip"]["fingerprint"] = "0123456789"
+    (model_copy / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"CLIP clip of checksum 0123456789, but .*clip here has {right}"):
+        hub.load_clip(model_copy)
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"clip": {"name": "clip"}}'])
 def test_a_bad_index_is_told_alike_by_the_clip_and_by_the_whole_model(tmp_path, content):
     if content:

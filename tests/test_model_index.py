@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from unclip.errors import UserError
-from unclip.model_index import begin_model, read_index, read_vocabulary, upsampler_folders, write_vocabulary
+from unclip.model_index import begin_model, read_clip_entry, read_index, read_vocabulary, upsampler_folders, write_vocabulary
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def files_of(folder):
 
 def test_an_index_is_read_as_it_stands(model_files):
     index = read_index(model_files)
-    assert index["clip"] == {"name": "clip", "pretrained": None, "unit_variance": True}
+    assert index["clip"] == {"name": "clip", "pretrained": None, "unit_variance": True, "fingerprint": None}
     assert index["defaults"] == {"num_inference_steps": 3, "prior_num_inference_steps": 2}
 
 
@@ -50,7 +50,7 @@ def test_a_model_takes_its_clip_along(clip_folder, tmp_path):
     begin_model(out, clip_folder, None, True)
     assert files_of(out / "clip") == files_of(clip_folder)
     index = json.loads((out / "model_index.json").read_text())
-    assert index["clip"] == {"name": "clip", "pretrained": None, "unit_variance": True}
+    assert index["clip"] == {"name": "clip", "pretrained": None, "unit_variance": True, "fingerprint": None}
     before = files_of(out / "clip")
     begin_model(out, f"local-dir:{clip_folder}", None, True)  # the second training, or the same one again
     assert files_of(out / "clip") == before
@@ -59,7 +59,7 @@ def test_a_model_takes_its_clip_along(clip_folder, tmp_path):
 def test_a_named_clip_is_not_copied(tmp_path):
     begin_model(tmp_path / "model", "ViT-L-14", "openai", False)
     assert json.loads((tmp_path / "model" / "model_index.json").read_text())["clip"] == {
-        "name": "ViT-L-14", "pretrained": "openai", "unit_variance": False,
+        "name": "ViT-L-14", "pretrained": "openai", "unit_variance": False, "fingerprint": None,
     }  # fmt: skip
     assert not (tmp_path / "model" / "clip").exists()
 
@@ -87,6 +87,17 @@ def test_a_model_of_another_clip_is_not_mixed(clip_folder, tmp_path):
         begin_model(out, clip_folder, None, True)
     assert (out / "model_index.json").read_bytes() == before
     assert (out / "clip" / "open_clip_model.safetensors").read_bytes() == b"weights"
+
+
+def test_the_clip_of_a_model_is_recorded_and_no_other_weights_are_mixed_in(tmp_path):
+    out = tmp_path / "model"
+    begin_model(out, "ViT-L-14", "openai", False)  # as it was before checksums were recorded
+    assert read_clip_entry(out)["fingerprint"] is None
+    for fingerprint in ("0123456789", None):
+        begin_model(out, "ViT-L-14", "openai", False, fingerprint)
+        assert read_clip_entry(out)["fingerprint"] == "0123456789"
+    with pytest.raises(UserError, match="0123456789.*choose another folder"):
+        begin_model(out, "ViT-L-14", "openai", False, "9876543210")
 
 
 def test_upsamplers_are_found_in_order(tmp_path):

@@ -23,7 +23,7 @@ GRID_RATIO = 1.5  # width to height, where every prompt has one picture
 NAME_BYTES = 60
 
 
-def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device, dtype, settings):
+def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device, dtype, offload, settings):
     """Draw and write pictures, and print their paths. Arguments are those of the script; settings: see `Settings`.
 
     The grid has a row a prompt, for the first GRID_ROWS prompts; with one picture a prompt they share rows.
@@ -35,7 +35,7 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
     if num_images < 1:
         raise UserError(f"--num-images {num_images}: ask for at least 1")
     seeds, out = seeds_from(seed, num_images), output_folder(out)
-    model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype))
+    model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype), offload=offload)
     settings = model.used(model.settings(**settings))
     facts = {"model": str(model_name), "dtype": dtype, "settings": settings}
     for prompt in prompts:

@@ -41,7 +41,7 @@ def load_clip(folder, device="cpu"):
     """The FrozenCLIP of a model folder: its own `clip` subfolder, or the OpenCLIP model that its index names.
 
     Raises:
-        UserError: no index, one that is cut off, or no such CLIP.
+        UserError: no index, one that is cut off, no such CLIP, or another than the one that the model was trained with.
     """
     from .clip import FrozenCLIP
 
@@ -50,7 +50,14 @@ def load_clip(folder, device="cpu"):
     if name == "clip" and not (folder / name).is_dir():
         raise UserError(f"the model {folder} has no clip: copy it again, or train one with scripts/train_clip.py")
     source = folder / name if (folder / name).is_dir() else name
-    return FrozenCLIP(source, entry["pretrained"], unit_variance=entry["unit_variance"], device=device)
+    clip = FrozenCLIP(source, entry["pretrained"], unit_variance=entry["unit_variance"], device=device)
+    if entry["fingerprint"] not in (None, clip.fingerprint()):
+        what = " ".join(filter(None, (name, entry["pretrained"])))
+        raise UserError(
+            f"{folder} was trained with the CLIP {what} of checksum {entry['fingerprint']}, but {source} here has "
+            f"{clip.fingerprint()}: copy the model again, or train its parts with this CLIP"
+        )
+    return clip
 
 
 def any_clip(name, pretrained=None, device="cpu"):

@@ -57,7 +57,8 @@ def side_before(folder, stage):
 
 
 def read_clip_entry(folder):
-    """Which CLIP a model has, also one that lacks parts: {"name", "pretrained" (None for folders), "unit_variance"}.
+    """Which CLIP a model has, also one that lacks parts: {"name", "pretrained" (None for folders), "unit_variance",
+    "fingerprint" (of its weights; None where it was not recorded)}.
 
     Raises:
         UserError: no index, or one that is cut off.
@@ -69,7 +70,7 @@ def _read(folder):
     """The index, of a model that may still lack parts."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        clip = {"pretrained": None, **index["clip"]}
+        clip = {"pretrained": None, "fingerprint": None, **index["clip"]}
         if not isinstance(clip["name"], str) or not isinstance(clip["unit_variance"], bool):
             raise TypeError("the CLIP's name is a string, its convention a bool")
         return {"clip": clip, "defaults": dict(index.get("defaults", {}))}
@@ -88,27 +89,37 @@ def read_vocabulary(folder):
         raise UserError(f"{path} is damaged: copy it again, or remove it") from None
 
 
-def begin_model(folder, clip_name, pretrained, unit_variance):
+def begin_model(folder, clip_name, pretrained, unit_variance, fingerprint=None):
     """Make or keep the index of a model that is being trained. A CLIP folder is copied in, so that the model is whole.
+
+    fingerprint: of the CLIP's weights, if known: `FrozenCLIP.fingerprint`.
 
     Raises:
         UserError: the folder holds a model with another CLIP, whose prior and decoder would not fit this one.
     """
     folder = Path(folder)
     source = Path(str(clip_name).removeprefix("local-dir:"))
-    clip = {"name": "clip" if source.is_dir() else clip_name, "pretrained": pretrained, "unit_variance": unit_variance}
+    name = "clip" if source.is_dir() else clip_name
+    clip = {"name": name, "pretrained": pretrained, "unit_variance": unit_variance, "fingerprint": fingerprint}
     index = {"clip": clip, "defaults": {}}
     if (folder / INDEX).is_file():
         index = _read(folder)
-        if index["clip"] != clip:
+        known = {key: value for key, value in index["clip"].items() if key != "fingerprint" or None not in (value, fingerprint)}
+        if known != {key: clip[key] for key in known}:
             raise UserError(f"{folder} holds a model with the CLIP {index['clip']}: choose another folder for out=")
+        index["clip"]["fingerprint"] = index["clip"]["fingerprint"] or fingerprint
     if source.is_dir() and not (folder / "clip").exists():
         with new_folder(folder / "clip") as temporary:
             shutil.copytree(source, temporary, dirs_exist_ok=True)
     elif source.is_dir() and not same_files(source, folder / "clip"):
         raise UserError(f"{folder / 'clip'} is not the CLIP {source}: choose another folder for out=, or remove {folder}")
-    with new_file(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_index(folder, **index)
+
+
+def write_index(folder, clip, defaults):
+    """Write a model's index: see `read_index`."""
+    with new_file(Path(folder) / INDEX) as temporary:
+        temporary.write_text(json.dumps({"clip": clip, "defaults": defaults}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_vocabulary(folder, words):

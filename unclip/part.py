@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from .errors import UserError, first_line, nearest
@@ -24,8 +24,11 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
     """
 
     @classmethod
-    def from_pretrained(cls, source):
-        """Load a part from a local folder or a hub id; float32, in eval mode.
+    def from_pretrained(cls, source, device="cpu", dtype=torch.float32):
+        """Load a part from a local folder or a hub id, in eval mode.
+
+        It is made without weights and gets them one by one from the mapped file, so that it takes no more memory than
+        they do on `device` in `dtype`, and the largest of them.
 
         Raises:
             UserError: nothing there, an unfinished folder, a file cut off, or weights that do not fit the config.
@@ -37,7 +40,9 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
                 raise UserError(f"{lacks}; copy or train it again")
         part = cls._from_config(folder / CONFIG)
         try:
-            part.load_state_dict(load_file(folder / WEIGHTS))
+            with safe_open(folder / WEIGHTS, framework="pt") as file:
+                state = {key: placed(file.get_tensor(key), device, dtype) for key in file.keys()}
+            part.load_state_dict(state, assign=True)
         except SafetensorError as error:
             raise UserError(f"{folder / WEIGHTS} is damaged ({error}): copy or train it again") from None
         except RuntimeError as error:  # torch names the weights from the second line on
@@ -47,7 +52,7 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
 
     @classmethod
     def _from_config(cls, path):
-        """The part that a config file describes, with random weights."""
+        """The part that a config file describes, without weights: on the meta device."""
         known = list(cls._hub_mixin_init_parameters)[1:]  # without self
         try:
             config = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -57,7 +62,8 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
             if key not in known:
                 raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
         try:
-            return cls(**config)
+            with torch.device("meta"):
+                return cls(**config)
         except Exception as error:  # a file's values can be wrong in any way
             raise UserError(f"{path} describes no {cls.__name__}: {first_line(error, 2)}") from error
 
@@ -87,3 +93,8 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
     @property
     def dtype(self):
         return next(self.parameters()).dtype
+
+
+def placed(tensor, device, dtype):
+    """A weight in its place. A copy of its own, so that whoever changes it does not meet the file."""
+    return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)

@@ -1,5 +1,6 @@
 """UnCLIP: prompt -> pictures. Owns the parts and runs them in a row (Ramesh et al. 2022, figure 2)."""
 
+import contextlib
 import random
 from typing import Optional
 
@@ -54,13 +55,16 @@ class UnCLIP:
         clip: a FrozenCLIP; prior: a DiffusionPrior; decoder: a Decoder; upsamplers: Upsamplers, in the order in which
             they enlarge; all on one device.
         defaults: Settings; vocabulary: the words of the training captions, if known.
+        runs_on: a device to which each part goes for as long as it runs, and leaves then for the CPU; None: every part
+            runs where it is, which may be a device of its own.
 
     Raises:
         UserError: an upsampler that does not take what the stage before it draws, or embeddings of another CLIP.
     """
 
-    def __init__(self, clip, prior, decoder, defaults, vocabulary=frozenset(), upsamplers=()):
+    def __init__(self, clip, prior, decoder, defaults, vocabulary=frozenset(), upsamplers=(), runs_on=None):
         self.clip, self.prior, self.decoder, self.upsamplers = clip, prior, decoder, list(upsamplers)
+        self.runs_on = runs_on
         self.defaults, self.vocabulary = defaults, vocabulary
         side = decoder.image_size
         for k, upsampler in enumerate(self.upsamplers, 1):
@@ -77,24 +81,38 @@ class UnCLIP:
         return ["base", *(f"upsampler-{k}" for k in range(1, len(self.upsamplers) + 1))]
 
     @classmethod
-    def from_pretrained(cls, name="pocket", *, device="cpu", dtype=torch.float32):
+    def from_pretrained(cls, name="pocket", *, device="cpu", dtype=torch.float32, offload=False):
         """Load a model: "pocket", a folder, or a hub id. `dtype` is that of all parts but CLIP, which stays in float32.
+
+        offload: keep the parts on the CPU, and on `device` none but the one that runs: slower, for models that are larger
+            than the device's memory.
 
         Raises:
             UserError: no such model, or an unfinished or damaged one.
         """
         folder = model_folder(name)
         defaults = check(Settings, read_index(folder)["defaults"], folder / INDEX)
-        clip = load_clip(folder, device)
-        prior = DiffusionPrior.from_pretrained(folder / "prior").to(device, dtype)
-        decoder = Decoder.from_pretrained(folder / "decoder").to(device, dtype, memory_format=torch.channels_last)
-        upsamplers = [
-            Upsampler.from_pretrained(each).to(device, dtype, memory_format=torch.channels_last)
-            for each in upsampler_folders(folder)
+        runs_on, at = (device, "cpu") if offload else (None, device)
+        clip = load_clip(folder, at)
+        prior = DiffusionPrior.from_pretrained(folder / "prior", at, dtype)
+        decoder, *upsamplers = [
+            kind.from_pretrained(each, at, dtype).to(memory_format=torch.channels_last)
+            for kind, each in [(Decoder, folder / "decoder"), *((Upsampler, each) for each in upsampler_folders(folder))]
         ]
         if prior.embed_dim != len(decoder.null_image):
             raise UserError(f"prior and decoder of {folder} were trained for different CLIPs: copy or train them again")
-        return cls(clip, prior, decoder, defaults, read_vocabulary(folder), upsamplers)
+        return cls(clip, prior, decoder, defaults, read_vocabulary(folder), upsamplers, runs_on)
+
+    @contextlib.contextmanager
+    def running(self, part):
+        """While it lasts, a part is where it runs."""
+        if self.runs_on is not None:
+            part.to(self.runs_on)
+        try:
+            yield part
+        finally:
+            if self.runs_on is not None:
+                part.to("cpu")
 
     def __call__(self, prompts, *, num_images=1, seed=0, batch_size=16, callback=None, **settings):
         """Draw `num_images` pictures a prompt: a list of PIL images, all of the first prompt first.
@@ -182,7 +200,7 @@ class UnCLIP:
             if image_embed is None:
                 embeds = self.image_embeddings(texts, seeds, settings, callback=step)
             else:
-                embeds = image_embed[start : start + batch_size].to(self.decoder.device)
+                embeds = image_embed[start : start + batch_size]
             drawn = self.decode(embeds, texts, seeds, settings, callback=step)
             for k, upsampler in enumerate(upsamplers):
                 noise = SeededNoise([random.Random(f"upsampler {k} of {s}").getrandbits(32) for s in seeds])
@@ -193,7 +211,8 @@ class UnCLIP:
     def texts(self, prompts):
         """The text keys of B prompts (B, ...) and of the empty caption (1, ...); equal prompts are encoded once."""
         distinct = list(dict.fromkeys(prompts))
-        encoded = self.clip.encode_text([*distinct, ""]).batch()
+        with self.running(self.clip):
+            encoded = self.clip.encode_text([*distinct, ""]).batch()
         rows = torch.tensor([distinct.index(p) for p in prompts])
         return {k: v[rows] for k, v in encoded.items()}, {k: v[-1:] for k, v in encoded.items()}
 
@@ -202,40 +221,43 @@ class UnCLIP:
 
         texts: as from `texts`; callback: see diffusion/samplers.py.
         """
-        return self.prior.sample(
-            *texts,
-            noise=SeededNoise([2 * s for s in seeds]),
-            num_inference_steps=settings.prior_num_inference_steps,
-            guidance_scale=settings.prior_guidance_scale,
-            num_samples=settings.prior_num_samples,
-            sampler=settings.prior_sampler,
-            callback=callback,
-        )
+        with self.running(self.prior):
+            return self.prior.sample(
+                *texts,
+                noise=SeededNoise([2 * s for s in seeds]),
+                num_inference_steps=settings.prior_num_inference_steps,
+                guidance_scale=settings.prior_guidance_scale,
+                num_samples=settings.prior_num_samples,
+                sampler=settings.prior_sampler,
+                callback=callback,
+            )
 
     def decode(self, embeds, texts, seeds, settings, callback=None):
         """The pictures (B, 3, S, S) that the decoder draws for image embeddings (B, D); see `image_embeddings`."""
-        return self.decoder.sample(
-            embeds,
-            *texts,
-            noise=SeededNoise([2 * s + 1 for s in seeds]),
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            sampler=settings.sampler,
-            callback=callback,
-        )
+        with self.running(self.decoder):
+            return self.decoder.sample(
+                embeds,
+                *texts,
+                noise=SeededNoise([2 * s + 1 for s in seeds]),
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                sampler=settings.sampler,
+                callback=callback,
+            )
 
     def enlarge(self, upsampler, images, embeds, noise, settings, callback=None):
         """What an upsampler makes of pictures (B, 3, s, s) with image embeddings (B, D) and a SeededNoise: (B, 3, S, S)."""
-        return upsampler.sample(
-            images,
-            embeds,
-            noise=noise,
-            num_inference_steps=settings.upsampler_num_inference_steps,
-            noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
-            blur=min(settings.upsampler_blur, upsampler.max_blur),
-            sampler=settings.sampler,
-            callback=callback,
-        )
+        with self.running(upsampler):
+            return upsampler.sample(
+                images,
+                embeds,
+                noise=noise,
+                num_inference_steps=settings.upsampler_num_inference_steps,
+                noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
+                blur=min(settings.upsampler_blur, upsampler.max_blur),
+                sampler=settings.sampler,
+                callback=callback,
+            )
 
     def notes(self, prompt):
         """Lines about how this model will read a prompt: words it never saw, or a cut; see `prompts.notes`."""

@@ -40,7 +40,7 @@ def retarget(model_name, clip_name, pretrained, data, split, out):
     new, old = paired(*(embeddings_of(shards, clip) for clip in clips))
     matrix, shift = linear_map(new, old)
     decoder = retargeted(decoder, matrix, shift)
-    begin_model(out, clip_name, pretrained, unit_variance)
+    begin_model(out, clip_name, pretrained, unit_variance, clips[0].fingerprint())
     decoder.save(Path(out) / "decoder")
     for k, upsampler in enumerate(upsamplers, 1):
         told = upsampler.image_to_time is not None

@@ -47,10 +47,11 @@ class PriorTransformer(nn.Module):
     text_dim, text_length: width of the text states and their number.
     text_embed_dim: width of the text embedding; None: embed_dim.
     head_dim: None: width / heads. heads * head_dim may differ from width.
+    time_token: False leaves the time step out, for a network that predicts in one step (Patel et al. 2023, ECLIPSE).
     """
 
     def __init__(self, *, embed_dim: int, text_dim: int, text_length: int, width: int, layers: int, heads: int,
-                 head_dim: int | None = None, text_embed_dim: int | None = None):
+                 head_dim: int | None = None, text_embed_dim: int | None = None, time_token: bool = True):
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers={layers}: a transformer needs at least one")
@@ -65,10 +66,11 @@ class PriorTransformer(nn.Module):
 
         self.text_states_proj = nn.Linear(text_dim, width)
         self.text_embed_proj = nn.Linear(self.text_embed_dim, width)
-        self.time_embed = TimeEmbedding(channels=width, width=width)
+        self.time_embed = TimeEmbedding(channels=width, width=width) if time_token else None
         self.x_proj = nn.Linear(embed_dim, width)
         self.query = nn.Parameter(0.02 * torch.randn(width))
-        self.positions = nn.Parameter(0.02 * torch.randn(text_length + 4, width))
+        self.after_text = 3 if time_token else 2  # tokens after the text embedding: time, x_t, query
+        self.positions = nn.Parameter(0.02 * torch.randn(text_length + 1 + self.after_text, width))
         self.blocks = nn.ModuleList(TransformerBlock(width=width, heads=heads, head_dim=head_dim)
                                     for _ in range(layers))
         self.norm_out = nn.LayerNorm(width)
@@ -98,8 +100,9 @@ class PriorTransformer(nn.Module):
         """
         self._check(text_embed, text_states, text_mask)
         x = torch.cat([self.text_states_proj(text_states), self.text_embed_proj(text_embed)[:, None]], dim=1)
-        x = x + self.positions[:-3]                                                     # (B, L + 1, W)
-        mask = self._mask(text_mask)[..., :-3, :-3]                                     # (B, 1, L + 1, L + 1)
+        text = text_states.shape[1] + 1
+        x = x + self.positions[:text]                                                   # (B, L + 1, W)
+        mask = self._mask(text_mask)[..., :text, :text]                                 # (B, 1, L + 1, L + 1)
         memory = []
         for block in self.blocks[:-1]:
             x, own = block(x, mask)
@@ -112,17 +115,18 @@ class PriorTransformer(nn.Module):
         check("x_t", x_t, (len(memory), self.embed_dim))
         check("t", t, (len(memory),))
         query = self.query.expand(len(x_t), -1)
-        x = torch.stack([self.time_embed(t), self.x_proj(x_t), query], dim=1)           # (B, 3, W)
-        x = x + self.positions[-3:]
-        mask = self._mask(text_mask)[..., -3:, :]                                       # (B, 1, 3, L + 4)
+        time = [] if self.time_embed is None else [self.time_embed(t)]
+        x = torch.stack([*time, self.x_proj(x_t), query], dim=1)                        # (B, A, W), A = 3 or 2
+        x = x + self.positions[-self.after_text:]
+        mask = self._mask(text_mask)[..., -self.after_text:, :]                         # (B, 1, A, L + 1 + A)
         for block, past in zip(self.blocks, memory.unbind(1), strict=True):
-            x, _ = block(x, mask, past)                                                 # (B, 3, W)
+            x, _ = block(x, mask, past)                                                 # (B, A, W)
         return self.out(self.norm_out(x[:, -1]))                                        # (B, D)
 
     def _mask(self, text_mask):                                                         # (B, L)
         """Causal, and no token sees a padded one but a padded one itself: no row may be all False, and nothing reads
         what such a row returns."""
-        real = F.pad(text_mask, (0, 4), value=True)                                     # (B, N)
+        real = F.pad(text_mask, (0, 1 + self.after_text), value=True)                   # (B, N)
         n = real.shape[1]
         causal = torch.ones(n, n, dtype=torch.bool, device=real.device).tril()
         itself = torch.eye(n, dtype=torch.bool, device=real.device)

@@ -113,7 +113,7 @@ def train_prior(path, overrides=()):
     if config.train.init_from is None:  # other weights come with the statistics that they were trained on
         model.set_statistics(source.image_embeds())
     val = source.validation()
-    begin(config)
+    begin(config, clip)
     train(model, source.training(), val, config, metrics=lambda model: prior_cosine(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "prior"))  # fmt: skip
 
@@ -137,7 +137,7 @@ def train_decoder(path, overrides=()):
     model = build(Decoder, config, path, **config.model.model_dump(exclude_none=True))
     source = Source(config, clip, texts=config.model.text_dim is not None)
     val = source.validation()
-    begin(config, source.words())
+    begin(config, clip, source.words())
     train(model, source.training(), val, config, sample=lambda model: sample_grid(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "decoder"))  # fmt: skip
 
@@ -161,7 +161,7 @@ def train_upsampler(path, overrides=()):
     source = Source(config, clip)
     val = source.validation()
     if clip is not None:
-        begin(config)
+        begin(config, clip)
     train(model, source.training(), val, config, sample=lambda model: upsampled_grid(model, val[0]),
           export=lambda model: model.save(Path(config.out) / f"upsampler-{config.stage}"))  # fmt: skip
 
@@ -191,10 +191,11 @@ def sample_grid(decoder, batch):
     return grid([image for row in rows for image in row], columns, scale=max(1, 96 // decoder.image_size))
 
 
-def begin(config, words=None):
+def begin(config, clip, words=None):
     """Make the model folder, or see that it fits; the first process does, the others wait for it."""
     if process().is_main_process:
-        begin_model(config.out, config.clip.name, config.clip.pretrained, config.clip.unit_variance)
+        named = config.clip
+        begin_model(config.out, named.name, named.pretrained, named.unit_variance, clip.fingerprint())
         if words is not None:
             write_vocabulary(config.out, words)
     process().wait_for_everyone()
