@@ -46,6 +46,62 @@ def karlo_folder(karlo_parts, tmp_path):
     return folder
 
 
+@pytest.fixture(scope="session")
+def diffusers_parts():
+    """Karlo's parts as diffusers has them, small."""
+    from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
+    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+
+    cross, plain = "SimpleCrossAttn{}Block2D", "Resnet{}sampleBlock2D"
+    upsampler = {
+        "sample_size": 64, "in_channels": 6, "out_channels": 3, "block_out_channels": (32, 64), "layers_per_block": 1,
+        "down_block_types": [plain.format("Down")] * 2, "up_block_types": [plain.format("Up")] * 2, "add_attention": False,
+    }  # fmt: skip
+    parts = {
+        "prior": randomise(PriorTransformer(
+            num_attention_heads=2, attention_head_dim=64, num_layers=2, embedding_dim=DIM, num_embeddings=LENGTH,
+            additional_embeddings=4,
+        )),
+        "decoder": randomise(UNet2DConditionModel(
+            sample_size=16, in_channels=3, out_channels=6, block_out_channels=(32, 64, 96), layers_per_block=2,
+            down_block_types=[plain.format("Down"), cross.format("Down"), cross.format("Down")],
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            up_block_types=[cross.format("Up"), cross.format("Up"), plain.format("Up")],
+            attention_head_dim=16, cross_attention_dim=48, class_embed_type="identity",
+            resnet_time_scale_shift="scale_shift",
+        )),
+        "text_proj": randomise(UnCLIPTextProjModel(clip_embeddings_dim=DIM, time_embed_dim=128, cross_attention_dim=48)),
+        "super_res_first": randomise(UNet2DModel(**upsampler)),
+        "super_res_last": randomise(UNet2DModel(**upsampler), std=0.08),
+    }  # fmt: skip
+    with torch.no_grad():
+        parts["prior"].clip_std.abs_().add_(0.5)
+        # A random network is chaos under guidance: 25 steps make 3e-9 of what rounding does in float64, 0.5 in float32.
+        # Trained ones are not: they contract.
+        parts["decoder"].conv_out.weight.mul_(0.1)
+    return parts
+
+
+@pytest.fixture(scope="session")
+def diffusers_schedulers():
+    from diffusers import UnCLIPScheduler
+
+    eps = {"prediction_type": "epsilon", "clip_sample_range": 1.0}
+    return {
+        "prior_scheduler": UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0),
+        "decoder_scheduler": UnCLIPScheduler(variance_type="learned_range", **eps),
+        "super_res_scheduler": UnCLIPScheduler(**eps),
+    }
+
+
+@pytest.fixture
+def diffusers_folder(diffusers_parts, diffusers_schedulers, tmp_path):
+    """A folder as the hub has it."""
+    for name, part in {**diffusers_parts, **diffusers_schedulers}.items():
+        part.save_pretrained(tmp_path / "karlo-diffusers" / name)
+    return tmp_path / "karlo-diffusers"
+
+
 @pytest.fixture
 def conditions():
     """What networks are told: two noised embeddings, times, and captions of different lengths."""

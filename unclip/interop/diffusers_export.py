@@ -17,7 +17,7 @@ def write_prior(prior, folder):
     Raises:
         UserError: PriorTransformer has no such form; says why.
     """
-    net, options = prior.transformer, prior.options["transformer"]
+    net = prior.transformer
     heads = net.blocks[0].heads
     width = net.x_proj.out_features
     refuse("the prior", {
@@ -29,7 +29,7 @@ def write_prior(prior, folder):
     write_config(Path(folder) / PRIOR, "PriorTransformer", {
         "num_attention_heads": heads, "attention_head_dim": width // heads, "num_layers": len(net.blocks),
         "embedding_dim": prior.embed_dim, "num_embeddings": net.text_length, "additional_embeddings": 4,
-        "embedding_proj_dim": None if options.get("text_embed_dim") is None else net.text_embed_dim,
+        "embedding_proj_dim": None if net.text_embed_dim == prior.embed_dim else net.text_embed_dim,
     })  # fmt: skip
     write_weights(Path(folder) / PRIOR, spread(prior, prior_rules(prior, DIFFUSERS) + statistics_rules()))
     write_scheduler(folder, PRIOR, prior, variance="fixed_small_log", clamp=prior.clamp)
