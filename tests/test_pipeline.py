@@ -141,6 +141,34 @@ def test_a_stage_draws_from_the_one_before_it_and_from_the_embedding(cascade):
     assert (drawn[0] - drawn[1]).abs().max() > 1e-3 and (drawn[0] - drawn[2]).abs().max() > 1e-3
 
 
+def test_offloaded_parts_are_where_they_run_for_as_long_as_they_run(cascade, monkeypatch):
+    """`runs_on` is the CPU here, so that what moves is seen and the pictures stay the same."""
+    before, moves = draw(cascade), []
+    for name in ("clip", "prior", "decoder"):
+        monkeypatch.setattr(getattr(cascade, name), "to", lambda device, name=name: moves.append((name, str(device))))
+    for k, upsampler in enumerate(cascade.upsamplers, 1):
+        monkeypatch.setattr(upsampler, "to", lambda device, name=f"upsampler-{k}": moves.append((name, str(device))))
+    monkeypatch.setattr(cascade, "runs_on", torch.device("cpu:0"))
+    assert torch.equal(draw(cascade), before)
+    order = ["clip", "prior", *(stage.replace("base", "decoder") for stage in cascade.stages)]
+    assert moves == [(name, place) for name in order for place in ("cpu:0", "cpu")]
+
+
+def test_a_part_that_fails_leaves_the_device_too(model, monkeypatch):
+    moves = []
+    monkeypatch.setattr(model.decoder, "to", lambda device: moves.append(str(device)))
+    monkeypatch.setattr(model, "runs_on", torch.device("cpu:0"))
+    with pytest.raises(ZeroDivisionError), model.running(model.decoder):
+        1 / 0
+    assert moves == ["cpu:0", "cpu"]
+
+
+def test_a_model_of_which_one_part_at_a_time_is_on_the_device(model_files, model):
+    offloaded = UnCLIP.from_pretrained(model_files, device=torch.device("cpu"), offload=True)
+    assert offloaded.runs_on == torch.device("cpu") and model.runs_on is None
+    assert torch.equal(draw(offloaded), draw(model))
+
+
 def test_upsampled_pictures_do_not_depend_on_the_batch(cascade):
     options = {"upsampler_num_inference_steps": 2, "upsampler_noise_level": 0.1, "stop_after": "upsampler-1", "sampler": "ddpm"}
     together = draw(cascade, num_images=3, seed=7, **options)
