@@ -47,6 +47,14 @@ def pytest_configure(config):
     config.parity_rows = []
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What notes a row in the parity table is marked so."""
+    for item in items:
+        if "parity" in item.fixturenames:
+            item.add_marker("parity")
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """With `-m parity`: the table of interop/README.md."""
     if config.parity_rows and "parity" in config.getoption("markexpr"):

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CONVOLUTIONS
+from conftest import CLIP_CONFIG, CONVOLUTIONS
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import unclip
+from unclip.clip import build_clip, save_clip
 from unclip.diffusion import SeededNoise
 from unclip.errors import UserError
 from unclip.pipeline import MAX_SEED, Settings, UnCLIP
@@ -353,6 +354,13 @@ def test_a_damaged_model_ends_in_one_line(model_copy, damage, says):
     with pytest.raises(UserError) as error:
         UnCLIP.from_pretrained(model_copy)
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_clip_of_another_width_is_told_at_once(model_copy):
+    config = {**CLIP_CONFIG, "text_cfg": {**CLIP_CONFIG["text_cfg"], "context_length": 9}}
+    save_clip(build_clip(config).state_dict(), config, ((0.5,) * 3, (0.5,) * 3), model_copy / "clip")
+    with pytest.raises(UserError, match="the prior of .* reads another CLIP than its .* names"):
+        UnCLIP.from_pretrained(model_copy)
 
 
 def test_no_such_model(tmp_path):

@@ -46,6 +46,14 @@ def new_folder(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def empty_folder(path):
+    """A path to make a folder at. Raises UserError where something is there already."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"--out {path} is {'not empty' if path.is_dir() else 'a file'}: name a new folder")
+    return path
+
+
 def read_lines(path):
     """The lines of a file, without empty ones and without remarks: a '#' at the start or after a space, and the rest."""
     try:

@@ -104,10 +104,10 @@ def begin_model(folder, clip_name, pretrained, unit_variance, fingerprint=None):
     index = {"clip": clip, "defaults": {}}
     if (folder / INDEX).is_file():
         index = _read(folder)
-        known = {key: value for key, value in index["clip"].items() if key != "fingerprint" or None not in (value, fingerprint)}
-        if known != {key: clip[key] for key in known}:
-            raise UserError(f"{folder} holds a model with the CLIP {index['clip']}: choose another folder for out=")
-        index["clip"]["fingerprint"] = index["clip"]["fingerprint"] or fingerprint
+        known = {**index["clip"], "fingerprint": index["clip"]["fingerprint"] or fingerprint}
+        if known != {**clip, "fingerprint": fingerprint or known["fingerprint"]}:
+            raise UserError(f"{folder} holds a model with the CLIP {index['clip']}, not {clip}: choose another folder for out=")
+        index["clip"] = known
     if source.is_dir() and not (folder / "clip").exists():
         with new_folder(folder / "clip") as temporary:
             shutil.copytree(source, temporary, dirs_exist_ok=True)

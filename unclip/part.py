@@ -42,9 +42,12 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 state = {key: placed(file.get_tensor(key), device, dtype) for key in file.keys()}
-            part.load_state_dict(state, assign=True)
         except SafetensorError as error:
             raise UserError(f"{folder / WEIGHTS} is damaged ({error}): copy or train it again") from None
+        except torch.OutOfMemoryError:
+            raise UserError(f"{folder} does not fit into the memory of {device}: use --offload, or --dtype bfloat16") from None
+        try:
+            part.load_state_dict(state, assign=True)
         except RuntimeError as error:  # torch names the weights from the second line on
             misfit = f"{folder / WEIGHTS} does not fit its {CONFIG} ({first_line(error, 2)})"
             raise UserError(f"{misfit}: copy or train it again") from None

@@ -53,7 +53,7 @@ class UnCLIP:
 
     Args:
         clip: a FrozenCLIP; prior: a DiffusionPrior; decoder: a Decoder; upsamplers: Upsamplers, in the order in which
-            they enlarge; all on one device.
+            they enlarge. Each may be on a device of its own.
         defaults: Settings; vocabulary: the words of the training captions, if known.
         runs_on: a device to which each part goes for as long as it runs, and leaves then for the CPU; None: every part
             runs where it is, which may be a device of its own.
@@ -99,6 +99,10 @@ class UnCLIP:
             kind.from_pretrained(each, at, dtype).to(memory_format=torch.channels_last)
             for kind, each in [(Decoder, folder / "decoder"), *((Upsampler, each) for each in upsampler_folders(folder))]
         ]
+        text = clip.encode_text([""])
+        takes = prior.transformer.text_embed_dim, (prior.transformer.text_length, prior.transformer.text_dim)
+        if takes != (text.embed.shape[1], tuple(text.states.shape[1:])):
+            raise UserError(f"the prior of {folder} reads another CLIP than its {folder / INDEX} names: copy or train it again")
         if prior.embed_dim != len(decoder.null_image):
             raise UserError(f"prior and decoder of {folder} were trained for different CLIPs: copy or train them again")
         return cls(clip, prior, decoder, defaults, read_vocabulary(folder), upsamplers, runs_on)

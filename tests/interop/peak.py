@@ -1,6 +1,6 @@
-"""Run by test_memory.py in a process of its own: what loading, and importing, a model takes beside its weights.
+"""Run by test_memory.py in a process of its own: what loading, and importing, a model takes.
 
-`python peak.py load|import FOLDER OUT` prints bytes of anonymous memory at the peak, less those before. The pages of a
+`python peak.py load|import FOLDER OUT [DTYPE]` prints bytes of anonymous memory at the peak, less those before. The pages of a
 mapped file do not count: the system takes them back whenever it likes.
 """
 
@@ -35,10 +35,10 @@ def peak_of(run):
 
 
 if __name__ == "__main__":
-    what, folder, out = sys.argv[1:]
+    what, folder, out, *dtype = sys.argv[1:]
     small = {"text_dim": 8, "text_length": 8, "width": 8, "layers": 1, "heads": 1}
     on_meta(DiffusionPrior, "warm-up", embed_dim=8, transformer=small)  # torch imports much when it first meets the device
     if what == "load":
         print(peak_of(lambda: DiffusionPrior.from_pretrained(folder)))
     else:
-        print(peak_of(lambda: import_prior(folder, out, clip="ViT-L-14", pretrained="openai")))
+        print(peak_of(lambda: import_prior(folder, out, *dtype, clip="ViT-L-14", pretrained="openai")))

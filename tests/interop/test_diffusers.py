@@ -21,7 +21,6 @@ from unclip.upsampler import Upsampler
 
 from .conftest import DIM, LENGTH
 
-pytestmark = pytest.mark.parity
 SMALL = "diffusers' Karlo, small"
 EVEN = {"atol": 0, "rtol": 0}
 
@@ -115,7 +114,7 @@ def test_a_decoder_and_an_upsampler_of_ours_written_for_diffusers(tmp_path, cond
             "head_dim": 16}  # fmt: skip
     decoder = randomise(Decoder(unet=unet, image_size=16, embed_dim=DIM, text_dim=DIM, prediction="eps"))
     plain = {"channels": 32, "multipliers": [1, 2], "num_res_blocks": 1, "scale_shift": True}
-    upsampler = randomise(Upsampler(unet=plain, image_size=32, scale=2, max_noise=0.0, prediction="x_0"))
+    upsampler = randomise(Upsampler(unet=plain, image_size=32, scale=2, max_noise=0.0, prediction="x_0"), std=0.05)
     decoder.save(tmp_path / "model" / "decoder", dtype=None)
     upsampler.save(tmp_path / "model" / "upsampler-1", dtype=None)
     export_diffusers(tmp_path / "model", tmp_path / "out")
@@ -145,6 +144,7 @@ def test_a_decoder_and_an_upsampler_of_ours_written_for_diffusers(tmp_path, cond
     ({"image_tokens": 0}, r"no image tokens"),
     ({"prediction": "v"}, r"predicts v"),
     ({"schedule": "linear"}, r"schedule is not the cosine"),
+    ({"unet": {"multipliers": [2, 4]}}, r"first level has a multiplier"),
 ])  # fmt: skip
 def test_what_diffusers_has_not_is_refused_with_the_reason(tmp_path, options, says):
     unet = {"channels": 32, "multipliers": [1, 2], "num_res_blocks": 1, "attention_levels": [1], "middle_attention": True,
@@ -201,41 +201,96 @@ def test_eclipse_predicts_in_one_step_without_a_time(tmp_path, conditions, parit
     parity("prior, whole", "ECLIPSE's, small", ours, expected, 1e-5)
 
 
+def refused(folder, tmp_path, says):
+    with pytest.raises(UserError, match=says) as caught:
+        import_karlo(folder, tmp_path / "model", clip="ViT-L-14", pretrained="openai")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("model")) and not list(tmp_path.glob(".model*"))
+
+
 def test_no_part_is_lacking_or_cut_off(diffusers_folder, tmp_path):
-    for part in ("prior", "decoder", "text_proj", "super_res_first", "super_res_last"):
-        for file in ("config.json", "diffusion_pytorch_model.safetensors"):
-            at = diffusers_folder / part / file
-            whole = at.read_bytes()
-            for content, says in [(None, rf"{part}"), (whole[: len(whole) // 2], rf"{part}/{file} is damaged")]:
-                at.unlink(missing_ok=True)
-                if content is not None:
-                    at.write_bytes(content)
-                with pytest.raises(UserError, match=says if (part, file, content) != ("prior", "config.json", None) else "no Karlo"):
-                    import_karlo(diffusers_folder, tmp_path / "model", clip="ViT-L-14", pretrained="openai")
-                assert not (tmp_path / "model").exists()
-            at.write_bytes(whole)
+    for at in sorted(diffusers_folder.glob("*/*")):
+        whole, part = at.read_bytes(), at.parent.name
+        at.unlink()
+        refused(diffusers_folder, tmp_path, "no Karlo" if (part, at.name) == ("prior", "config.json") else part)
+        at.write_bytes(whole[: len(whole) // 2])
+        refused(diffusers_folder, tmp_path, f"{part}/{at.name} is damaged")
+        at.write_bytes(whole)
 
 
-@pytest.mark.parametrize("part, key, value, says", [
-    ("prior", "_class_name", "UNet2DModel", "describes a UNet2DModel, not a PriorTransformer"),
-    ("prior", "norm_in_type", "layer", "norm_in_type is 'layer', but only None"),
-    ("prior", "num_layers", None, "describes no DiffusionPrior"),
-    ("decoder", "class_embed_type", "timestep", "class_embed_type is 'timestep'"),
-    ("decoder", "down_block_types", ["DownBlock2D"] * 3, "no such U-Net can be read"),
-    ("super_res_last", "layers_per_block", 2, "networks of two shapes"),
-    ("prior_scheduler", "prediction_type", "flow", "prediction_type is 'flow'"),
+@pytest.mark.parametrize("part, changes, says", [
+    ("prior", {"_class_name": "UNet2DModel"}, "_class_name = 'UNet2DModel': Input should be 'PriorTransformer'"),
+    ("prior", {"norm_in_type": "layer"}, "norm_in_type = 'layer': Input should be None"),
+    ("prior", {"num_layers": None}, "num_layers = None"),
+    ("prior", {"num_attention_heads": 3}, "which makes no"),
+    ("prior", {"time_embed_dim": 7}, "time_embed_dim = 7: only 128 can be read"),
+    ("decoder", {"class_embed_type": "timestep"}, "class_embed_type = 'timestep'"),
+    ("decoder", {"down_block_types": ["DownBlock2D"] * 3}, "down_block_types = DownBlock2D.*no such U-Net"),
+    ("decoder", {"up_block_types": ["ResnetUpsampleBlock2D"] * 3}, "do not mirror"),
+    ("decoder", {"block_out_channels": [32, 48, 96]}, "multiples of the first"),
+    ("decoder", {"block_out_channels": []}, "block_out_channels"),
+    ("decoder", {"block_out_channels": [0, 2]}, "block_out_channels.0 = 0"),
+    ("decoder", {"sample_size": [16, 16]}, "sample_size"),
+    ("decoder", {"out_channels": 3}, "3 channels and a variance learned_range"),
+    ("decoder", {"dropout": "much"}, "dropout = 'much'"),
+    ("text_proj", {"clip_extra_context_tokens": 0}, "clip_extra_context_tokens = 0"),
+    ("text_proj", {"clip_embeddings_dim": 32}, "which makes no"),
+    ("super_res_last", {"layers_per_block": 2}, "networks of two shapes"),
+    ("prior_scheduler", {"prediction_type": "flow"}, "prediction_type = 'flow'"),
+    ("prior_scheduler", {"prediction_type": []}, "prediction_type"),
+    ("prior_scheduler", {"clip_sample_range": -1}, "clip_sample_range = -1"),
+    ("decoder_scheduler", {"clip_sample": False}, "only pixels within -1 to 1"),
+    ("super_res_scheduler", {"clip_sample_range": 3.0}, "only pixels within -1 to 1"),
 ])  # fmt: skip
-def test_a_config_of_another_network_is_refused_by_its_key(diffusers_folder, tmp_path, part, key, value, says):
-    at = diffusers_folder / part / ("scheduler_config.json" if "scheduler" in part else "config.json")
-    at.write_text(json.dumps({**json.loads(at.read_text()), key: value}))
+def test_a_config_of_another_network_is_refused_by_its_key(diffusers_folder, tmp_path, part, changes, says):
+    (at,) = (diffusers_folder / part).glob("*config.json")
+    at.write_text(json.dumps({**json.loads(at.read_text()), **changes}))
+    refused(diffusers_folder, tmp_path, says)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", "[" * 100_000])
+def test_json_that_is_no_config(diffusers_folder, tmp_path, text):
+    (diffusers_folder / "decoder" / "config.json").write_text(text)
+    refused(diffusers_folder, tmp_path, "decoder/config.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "5", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": ["x"]}}', "[" * 100_000,
+                                  '{"weight_map": {"a": "../../outside.safetensors"}}'])  # fmt: skip
+def test_json_that_is_no_index(diffusers_folder, tmp_path, text):
+    (diffusers_folder / "decoder" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "outside.safetensors")
+    (diffusers_folder / "decoder" / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+    refused(diffusers_folder, tmp_path, "is no index of weights|no file .*decoder/outside.safetensors")
+
+
+def test_a_damaged_part_is_no_part_that_diffusers_lacks(model, tmp_path):
+    weights = model / "decoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="decoder/model.safetensors is damaged"):
+        export_diffusers(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_further_upsamplers_are_told_of(model, tmp_path, capsys):
+    shutil.copytree(model / "upsampler-1", model / "upsampler-2")
+    export_diffusers(model, tmp_path / "out")
+    assert "left out: upsampler-2: diffusers' unCLIP has one upsampler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("clip, tag, says", [
+    ("no-such-clip", "openai", "no CLIP 'no-such-clip'"),
+    ("ViT-L-14", "opena", "did you mean 'openai'"),
+    (None, "openai", "say with --clip of which architecture"),
+])  # fmt: skip
+def test_a_clip_that_is_not_there_is_told_before_anything_is_read(diffusers_folder, tmp_path, clip, tag, says):
     with pytest.raises(UserError, match=says):
-        import_karlo(diffusers_folder, tmp_path / "model", clip="ViT-L-14", pretrained="openai")
+        import_karlo(diffusers_folder, tmp_path / "model", clip=clip, pretrained=tag)
+    assert not (tmp_path / "model").exists()
 
 
 def test_what_is_no_prior_at_all(tmp_path):
     (tmp_path / "laion").mkdir()
     (tmp_path / "laion" / "best.pth").write_bytes(b"a pickle")
-    with pytest.raises(UserError, match="LAION's priors are another network"):
+    with pytest.raises(UserError, match="LAION's priors cannot be read"):
         import_prior(tmp_path / "laion", tmp_path / "model")
     shutil.rmtree(tmp_path / "laion")
     with pytest.raises(UserError, match="no such folder, and no hub id"):

@@ -15,7 +15,6 @@ from unclip.upsampler import Upsampler
 
 from .conftest import DIM, LENGTH
 
-pytestmark = pytest.mark.parity
 SMALL = "Karlo's checkpoints, small"
 
 
@@ -87,7 +86,9 @@ def test_a_part_that_is_missing_cut_off_or_code_is_named_and_nothing_is_written(
     file = karlo_folder / FILES[name]
     whole = file.read_bytes()
     torch.save({"state_dict": {"model.x": Code()}}, tmp_path / "code")
+    lfs = b"version https://git-lfs.github.com/spec/v1"
     for content, says in [(None, "no (file|Karlo)"), (whole[: len(whole) // 2], "is damaged"), (b"", "is damaged"),
+                          (lfs, "a download that failed"), (b"\x80\x02.", "is damaged"), (b"\x80", "is damaged"),
                           ((tmp_path / "code").read_bytes(), "could run its code: refused")]:  # fmt: skip
         file.unlink(missing_ok=True)
         if content is not None:
@@ -105,6 +106,10 @@ def test_a_key_left_over_or_missing_and_a_wrong_shape_are_named(karlo_folder, tm
         (lambda state: state.pop("model.transformer.resblocks.1.attn.c_qkv.bias"), "lacks model.transformer.resblocks.1.attn"),
         (lambda state: state.update({"model.final_ln.bias": torch.zeros(5)}), "model.final_ln.bias is 5, which makes no 128"),
         (lambda state: state.clear(), "lacks model.clip_img_proj.weight"),
+        (lambda state: state.update({"model.clip_img_proj.weight": torch.zeros(5)}), "clip_img_proj.weight is 5: it is another"),
+        (lambda state: state.update({"model.text_enc_proj.weight": torch.tensor(1.0)}), "text_enc_proj.weight is a number"),
+        (lambda state: state.update({"model.final_ln.bias": torch.zeros(128, dtype=torch.int8)}), "final_ln.bias is of int8"),
+        (lambda state: state.update({"model.clip_img_proj.weight": torch.zeros(8, DIM)}), "describes no DiffusionPrior"),
     ]:
         prior.write_bytes(whole)
         damage(prior, change)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from unclip.interop.fetch import fetch, files_of
 from unclip.pipeline import UnCLIP
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+WEIGHTS = "diffusion_pytorch_model"
+CLIP = ("--clip", "ViT-L-14", "--pretrained", "openai")
 
 
 def run(name, *argv):
@@ -22,8 +25,8 @@ def run(name, *argv):
 
 
 def test_karlo_and_back(diffusers_folder, tmp_path, capsys):
-    run("import_weights", "karlo", "--source", diffusers_folder, "--out", tmp_path / "karlo", "--clip", "ViT-L-14",
-        "--pretrained", "openai", "--dtype", "bfloat16")  # fmt: skip
+    run("import_weights", "karlo", "--source", diffusers_folder, "--out", tmp_path / "karlo", *CLIP,
+        "--dtype", "bfloat16")  # fmt: skip
     assert capsys.readouterr().out.endswith(f"{tmp_path / 'karlo'}\n")
     run("export_weights", "diffusers", "--model", tmp_path / "karlo", "--out", tmp_path / "again")
     assert capsys.readouterr().out == f"prior, decoder, upsampler-1: {tmp_path / 'again'}\n"
@@ -32,19 +35,23 @@ def test_karlo_and_back(diffusers_folder, tmp_path, capsys):
 
 
 def test_a_prior_alone_says_what_the_model_lacks(diffusers_folder, tmp_path):
-    run("import_weights", "prior", "--source", diffusers_folder, "--out", tmp_path / "model", "--clip", "ViT-L-14",
-        "--pretrained", "openai")  # fmt: skip
+    run("import_weights", "prior", "--source", diffusers_folder, "--out", tmp_path / "model", *CLIP)
     with pytest.raises(UserError, match="has no decoder yet: run scripts/train_decoder.py"):
         UnCLIP.from_pretrained(tmp_path / "model")
 
 
 def test_bad_input_ends_in_one_line_and_code_2(diffusers_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
+    cut, other = (shutil.copytree(diffusers_folder, tmp_path / name) for name in ("cut", "other"))
+    (cut / "super_res_last" / f"{WEIGHTS}.safetensors").write_bytes(b"cut off")
+    shutil.copytree(other / "super_res_first", other / "decoder", dirs_exist_ok=True)
     for argv in [
         ("import_weights", "karlo", "--source", tmp_path / "nowhere", "--out", tmp_path / "model"),
         ("import_weights", "karlo", "--source", tmp_path / "file", "--out", tmp_path / "model"),
         ("import_weights", "karlo", "--source", tmp_path, "--out", tmp_path / "model"),
         ("import_weights", "karlo", "--source", diffusers_folder, "--out", diffusers_folder),
+        ("import_weights", "karlo", "--source", cut, "--out", tmp_path / "model", *CLIP),
+        ("import_weights", "karlo", "--source", other, "--out", tmp_path / "model", *CLIP),
         ("import_weights", "prior", "--source", "no/such-repository", "--out", tmp_path / "model"),
         ("export_weights", "diffusers", "--model", tmp_path / "nowhere", "--out", tmp_path / "model"),
         ("export_weights", "diffusers", "--model", diffusers_folder / "prior", "--out", tmp_path / "model"),
@@ -53,10 +60,7 @@ def test_bad_input_ends_in_one_line_and_code_2(diffusers_folder, tmp_path, capsy
             run(*argv)
         out, err = capsys.readouterr()
         assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
-        assert not (tmp_path / "model").exists()
-
-
-WEIGHTS = "diffusion_pytorch_model"
+        assert not list(tmp_path.glob("model")) and not list(tmp_path.glob(".model*"))
 
 
 @pytest.mark.parametrize("there, chosen", [
@@ -97,8 +101,7 @@ def test_weights_in_several_files(diffusers_folder, tmp_path):
         save_file({key: tensors[key] for key in keys}, at / name)
     index = {"weight_map": {key: name for name, keys in shares.items() for key in keys}}
     (at / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index))
-    run("import_weights", "karlo", "--source", diffusers_folder, "--out", tmp_path / "model", "--clip", "ViT-L-14",
-        "--pretrained", "openai")  # fmt: skip
+    run("import_weights", "karlo", "--source", diffusers_folder, "--out", tmp_path / "model", *CLIP)
     run("export_weights", "diffusers", "--model", tmp_path / "model", "--out", tmp_path / "again")
     again = load_file(tmp_path / "again" / "decoder" / f"{WEIGHTS}.safetensors")
     assert again.keys() == tensors.keys() and all(again[key].equal(tensors[key]) for key in tensors)

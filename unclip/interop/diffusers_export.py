@@ -6,73 +6,65 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from ..errors import UserError
-from .diffusers_layout import CONDITION, DECODER, FIRST, LAST, PREDICTIONS, PRIOR, SCHEDULERS, WEIGHTS
+from .diffusers_layout import (
+    CONDITION, CONFIG, CROSS, DECODER, FIRST, LAST, PLAIN, PREDICTIONS, PRIOR, SCHEDULER_CONFIG, SCHEDULERS, WEIGHTS,
+)  # fmt: skip
 from .fill import spread
 from .names import DIFFUSERS, condition_rules, prior_rules, statistics_rules, unet_rules
 
 
-def write_prior(prior, folder):
-    """Write a DiffusionPrior as diffusers' PriorTransformer, and its scheduler.
+class NoForm(UserError):
+    """diffusers has no such part; says why."""
 
-    Raises:
-        UserError: PriorTransformer has no such form; says why.
-    """
+
+def write_prior(prior, folder):
+    """Write a DiffusionPrior as diffusers' PriorTransformer, and its scheduler. Raises NoForm."""
     net = prior.transformer
-    heads = net.blocks[0].heads
-    width = net.x_proj.out_features
+    heads, width = net.blocks[0].heads, net.x_proj.out_features
     refuse("the prior", {
         "its text states are not as wide as the image embedding": net.text_dim != prior.embed_dim,
         "its heads do not fill its width": width != net.blocks[0].proj_out.in_features,
         "it has no time token": net.time_embed is None,
         **process_reasons(prior),
     })  # fmt: skip
-    write_config(Path(folder) / PRIOR, "PriorTransformer", {
+    write(folder, PRIOR, "PriorTransformer", {
         "num_attention_heads": heads, "attention_head_dim": width // heads, "num_layers": len(net.blocks),
         "embedding_dim": prior.embed_dim, "num_embeddings": net.text_length, "additional_embeddings": 4,
         "embedding_proj_dim": None if net.text_embed_dim == prior.embed_dim else net.text_embed_dim,
-    })  # fmt: skip
-    write_weights(Path(folder) / PRIOR, spread(prior, prior_rules(prior, DIFFUSERS) + statistics_rules()))
+    }, spread(prior, prior_rules(prior, DIFFUSERS) + statistics_rules()))  # fmt: skip
     write_scheduler(folder, PRIOR, prior, variance="fixed_small_log", clamp=prior.clamp)
 
 
 def write_decoder(decoder, folder):
-    """Write a Decoder as diffusers' UNet2DConditionModel and UnCLIPTextProjModel, and its scheduler.
-
-    Raises:
-        UserError: they have no such form; says why.
-    """
-    unet, options = decoder.unet, decoder.options["unet"]
+    """Write a Decoder as diffusers' UNet2DConditionModel and UnCLIPTextProjModel, and its scheduler. Raises NoForm."""
+    unet, options, dim = decoder.unet, decoder.options["unet"], len(decoder.null_image)
     refuse("the decoder", {
         "it reads no captions": decoder.text_to_tokens is None,
         "it has no image tokens": not decoder.image_tokens,
         "its text states are not as wide as the image embedding":
-            decoder.text_to_tokens is not None and decoder.text_to_tokens.in_features != len(decoder.null_image),
+            decoder.text_to_tokens is not None and decoder.text_to_tokens.in_features != dim,
         "it has no attention in the middle": unet.middle[0].attention is None,
         **unet_reasons(unet, options),
         **process_reasons(decoder),
     })  # fmt: skip
-    attended = ["SimpleCrossAttn{}Block2D" if i in options["attention_levels"] else "Resnet{}sampleBlock2D"
-                for i in range(len(unet.up))]  # fmt: skip
-    write_config(Path(folder) / DECODER, "UNet2DConditionModel", {
-        **unet_config(unet, options, attended), "sample_size": decoder.image_size, "in_channels": 3,
-        "out_channels": 6 if decoder.denoiser.learned_variance else 3, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    blocks = [CROSS if level in options["attention_levels"] else PLAIN for level in range(len(unet.up))]
+    learned = decoder.denoiser.learned_variance
+    write(folder, DECODER, "UNet2DConditionModel", {
+        **unet_config(unet, options, blocks), "sample_size": decoder.image_size, "in_channels": 3,
+        "out_channels": 6 if learned else 3, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
         "cross_attention_dim": unet.context_dim, "class_embed_type": "identity", "attention_head_dim": options["head_dim"],
-    })  # fmt: skip
-    write_weights(Path(folder) / DECODER, spread(decoder, unet_rules(unet, DIFFUSERS)))
-    write_config(Path(folder) / CONDITION, "UnCLIPTextProjModel", {
-        "clip_extra_context_tokens": decoder.image_tokens, "clip_embeddings_dim": len(decoder.null_image),
+    }, spread(decoder, unet_rules(unet, DIFFUSERS)))  # fmt: skip
+    write(folder, CONDITION, "UnCLIPTextProjModel", {
+        "clip_extra_context_tokens": decoder.image_tokens, "clip_embeddings_dim": dim,
         "time_embed_dim": unet.time_embed_dim, "cross_attention_dim": unet.context_dim,
-    })  # fmt: skip
-    write_weights(Path(folder) / CONDITION, spread(decoder, condition_rules(decoder, DIFFUSERS)))
-    variance = "learned_range" if decoder.denoiser.learned_variance else "fixed_small_log"
-    write_scheduler(folder, DECODER, decoder, variance=variance, clamp=1.0)
+    }, spread(decoder, condition_rules(decoder, DIFFUSERS)))  # fmt: skip
+    write_scheduler(folder, DECODER, decoder, variance="learned_range" if learned else "fixed_small_log", clamp=1.0)
 
 
 def write_upsampler(upsampler, folder):
     """Write an Upsampler as diffusers' two UNet2DModel (the same one twice where ours has one), and its scheduler.
 
-    Raises:
-        UserError: they have no such form; says why.
+    Raises NoForm.
     """
     options = upsampler.options["unet"]
     refuse("the upsampler", {
@@ -81,14 +73,12 @@ def write_upsampler(upsampler, folder):
         **unet_reasons(upsampler.unet, options),
         **process_reasons(upsampler),
     })  # fmt: skip
-    blocks = ["Resnet{}sampleBlock2D"] * len(upsampler.unet.up)
-    config = {**unet_config(upsampler.unet, options, blocks), "sample_size": upsampler.image_size, "in_channels": 6,
-              "out_channels": 3, "add_attention": False}  # fmt: skip
+    config = {**unet_config(upsampler.unet, options, [PLAIN] * len(upsampler.unet.up)), "sample_size": upsampler.image_size,
+              "in_channels": 6, "out_channels": 3, "add_attention": False}  # fmt: skip
     last = "unet_last" if upsampler.unet_last is not None else "unet"
     for name, network in ((FIRST, "unet"), (LAST, last)):
-        write_config(Path(folder) / name, "UNet2DModel", config)
         rules = unet_rules(getattr(upsampler, network), DIFFUSERS, f"{network}.")
-        write_weights(Path(folder) / name, spread(upsampler, rules))
+        write(folder, name, "UNet2DModel", config, spread(upsampler, rules))
     write_scheduler(folder, FIRST, upsampler, variance="fixed_small_log", clamp=1.0)
 
 
@@ -98,35 +88,8 @@ def unet_reasons(unet, options):
         "its norms are over channels (norm: layer)": options.get("norm", "group") != "group",
         "it folds 2x2 pixels (patch: 2)": unet.patch != 1,
         "its levels differ in their number of blocks": len({len(layers) for layers in unet.up}) > 1,
+        "its first level has a multiplier, which diffusers' time embedding would follow": options["multipliers"][0] != 1,
     }
-
-
-def unet_config(unet, options, blocks):
-    """What the configs of both U-Nets share. blocks: their names, level by level, with {} for the direction."""
-    return {
-        "block_out_channels": [options["channels"] * m for m in options["multipliers"]],
-        "layers_per_block": len(unet.up[0]) - 1,
-        "down_block_types": [name.format("Down") for name in blocks],
-        "up_block_types": [name.format("Up") for name in reversed(blocks)],
-        "resnet_time_scale_shift": "scale_shift" if options.get("scale_shift", True) else "default",
-    }
-
-
-def refuse(part, reasons):
-    """Raises UserError with the first reason that holds."""
-    for reason, holds in reasons.items():
-        if holds:
-            raise UserError(f"{part} has no form in diffusers: {reason}")
-
-
-def write_config(at, kind, config):
-    at.mkdir(parents=True, exist_ok=True)
-    config = {"_class_name": kind, **config}
-    (at / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def write_weights(at, tensors):
-    save_file(tensors, at / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
 
 
 def process_reasons(part):
@@ -137,13 +100,41 @@ def process_reasons(part):
     }
 
 
+def refuse(part, reasons):
+    """Raises NoForm with the first reason that holds."""
+    for reason, holds in reasons.items():
+        if holds:
+            raise NoForm(f"{part} has no form in diffusers: {reason}")
+
+
+def unet_config(unet, options, blocks):
+    """What the configs of both U-Nets share. blocks: level by level."""
+    return {
+        "block_out_channels": [options["channels"] * m for m in options["multipliers"]],
+        "layers_per_block": len(unet.up[0]) - 1,
+        "down_block_types": [name.format("Down") for name in blocks],
+        "up_block_types": [name.format("Up") for name in reversed(blocks)],
+        "resnet_time_scale_shift": "scale_shift" if options.get("scale_shift", True) else "default",
+        "dropout": options.get("dropout", 0.0),
+    }
+
+
+def write(folder, part, kind, config, tensors):
+    """A part's folder."""
+    at = Path(folder) / part
+    write_json(at / CONFIG, {"_class_name": kind, **config})
+    save_file(tensors, at / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+
+
 def write_scheduler(folder, part, ours, *, variance, clamp):
     """UnCLIPScheduler's config with the process of one of our parts."""
     names = {value: key for key, value in PREDICTIONS.items()}
-    at = Path(folder) / SCHEDULERS[part][0]
-    at.mkdir(parents=True, exist_ok=True)
-    config = {
+    write_json(Path(folder) / SCHEDULERS[part][0] / SCHEDULER_CONFIG, {
         "_class_name": "UnCLIPScheduler", "num_train_timesteps": ours.schedule.num_timesteps, "variance_type": variance,
         "clip_sample": clamp is not None, "clip_sample_range": clamp, "prediction_type": names[ours.denoiser.prediction],
-    }  # fmt: skip
-    (at / "scheduler_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    })  # fmt: skip
+
+
+def write_json(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,8 @@ from .diffusers_layout import WEIGHT_FILES
 def fetch(source, parts):
     """The folder of `source`: itself, or what a hub id ORG/NAME has of `parts` (sub-folders; "" for its top).
 
-    Of each part its JSON files and its weights in one form are fetched, safetensors where there are any.
+    Of each part its JSON files and its weights in one form are fetched, the first of WEIGHT_FILES that is there; what was
+    fetched before needs no network.
 
     Raises:
         UserError: there is no such folder or repository, or no way to it.
@@ -25,7 +26,10 @@ def fetch(source, parts):
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        files = HfApi().list_repo_files(source)
+        try:
+            files = HfApi().list_repo_files(source)
+        except Exception:
+            return Path(snapshot_download(source, local_files_only=True))
         return Path(snapshot_download(source, allow_patterns=[f for p in parts for f in files_of(p, files)]))
     except Exception as error:  # the many ways of a network to fail
         if disk_is_full(error):

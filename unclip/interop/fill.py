@@ -4,6 +4,8 @@ import torch
 
 from ..errors import UserError, first_line
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def on_meta(constructor, what, **options):
     """A part without weights: shapes alone, no memory.
@@ -31,6 +33,8 @@ def fill(part, *sources, ignore=()):
     for rules, tensors in sources:
         for rule in rules:
             pieces = [tensors[key] for key in rule.theirs]
+            if rule.ours not in wanted:
+                raise UserError(f"{tensors.path} has {rule.theirs[0]}, which this {type(part).__name__} has not")
             state[rule.ours] = shaped(rule.to_ours, pieces, wanted[rule.ours].shape, f"{tensors.path}: {rule.theirs[0]}")
         left = sorted(set(tensors.keys()) - {key for rule in rules for key in rule.theirs} - set(ignore))
         if left:
@@ -42,6 +46,8 @@ def fill(part, *sources, ignore=()):
 def shaped(to_ours, pieces, shape, name):
     """Our tensor from foreign ones. Raises UserError where it has not our shape; axes of length 1 are no difference."""
     wrong = f"{name} is {'x'.join(map(str, pieces[0].shape))}, which makes no {'x'.join(map(str, shape))}: it is another model"
+    if pieces[0].dtype not in FLOATS:
+        raise UserError(f"{name} is of {str(pieces[0].dtype).removeprefix('torch.')}: only plain floating-point weights are read")
     try:
         value = to_ours(*pieces)
     except Exception:  # einops and torch, each in its words

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..files import new_folder
+from ..files import empty_folder, new_folder
 from ..model_index import begin_model, read_clip_entry, write_index
 from . import diffusers_layout, karlo_layout
 from .fetch import fetch
@@ -25,35 +25,25 @@ def import_karlo(source, out, dtype=None, clip=None, pretrained=None):
 
     Args:
         source: a folder, or a hub id; out: the model's folder, new or empty.
-        dtype: of the weights that are written; None: as they are.
+        dtype: of the weights that are written, by its name in torch; None: as they are.
         clip, pretrained: a FrozenCLIP's, in place of OpenAI's ViT-L/14.
 
     Raises:
-        UserError: no source, a part that is missing, damaged or of another model; `out` is then as it was.
+        UserError: no source, no such CLIP, a part that is missing, damaged or of another model; `out` is then as it was.
     """
-    out = new_model(out)
+    out, clip = empty_folder(out), named_clip(clip, pretrained)
     folder = fetch(source, KARLO_PARTS)
-    if karlo_layout.has_layout(folder):
-        readers = {"prior": karlo_layout.read_prior, "decoder": karlo_layout.read_decoder}
-        upsampler = lambda _: karlo_layout.read_upsampler(folder)  # noqa: E731
-    elif diffusers_layout.has_layout(folder):
-        readers = {"prior": diffusers_layout.read_prior, "decoder": diffusers_layout.read_decoder}
-        upsampler = lambda side: diffusers_layout.read_upsampler(folder, side)  # noqa: E731
-    else:
+    layout = next((each for each in (karlo_layout, diffusers_layout) if each.has_layout(folder)), None)
+    if layout is None:
         raise UserError(
             f"{source} holds no Karlo: neither {karlo_layout.FILES['prior']} nor {diffusers_layout.PRIOR}/config.json is there"
         )
     with new_folder(out) as temporary:
-        prior = readers["prior"](folder)
-        width = prior.embed_dim
-        write_part(prior, temporary / "prior", dtype)
-        del prior  # its memory is wanted for the next
-        decoder = readers["decoder"](folder)
-        side = decoder.image_size
-        write_part(decoder, temporary / "decoder", dtype)
-        del decoder
-        write_part(upsampler(side), temporary / "upsampler-1", dtype)
-        write_model_index(temporary, width, clip, pretrained, karlo_layout.DEFAULTS)
+        # one after the other, so that no two are in memory
+        width = write_part(layout.read_prior(folder), temporary / "prior", dtype).embed_dim
+        write_model_index(temporary, width, clip, karlo_layout.DEFAULTS)
+        side = write_part(layout.read_decoder(folder), temporary / "decoder", dtype).image_size
+        write_part(layout.read_upsampler(folder, side), temporary / "upsampler-1", dtype)
     print(out)
 
 
@@ -62,40 +52,57 @@ def import_prior(source, out, dtype=None, clip=None, pretrained=None):
 
     Arguments and errors as of `import_karlo`.
     """
-    out = new_model(out)
+    out, clip = empty_folder(out), named_clip(clip, pretrained)
     folder = fetch(source, ["", diffusers_layout.PRIOR, *diffusers_layout.SCHEDULERS[diffusers_layout.PRIOR]])
-    subfolder = diffusers_layout.PRIOR if diffusers_layout.has_layout(folder) else ""
-    if not diffusers_layout.has_layout(folder, subfolder):
+    subfolder = next((each for each in (diffusers_layout.PRIOR, "") if diffusers_layout.has_layout(folder, each)), None)
+    if subfolder is None:
+        karlo = "; it holds Karlo's checkpoints: say karlo" if karlo_layout.has_layout(folder) else ""
         raise UserError(
-            f"{source} holds no prior in diffusers' layout (config.json). LAION's priors are another network, lucidrains' "
-            "(rotary positions, one head of keys and values), which is not among ours"
+            f"{source} holds no prior in diffusers' layout, {diffusers_layout.PRIOR}/config.json{karlo} (LAION's priors cannot be "
+            "read: they are lucidrains' network, with rotary positions and one head of keys and values)"
         )
     with new_folder(out) as temporary:
         prior = diffusers_layout.read_prior(folder, subfolder)
         defaults = KANDINSKY if prior.transformer.time_embed is not None else ONE_STEP
+        write_model_index(temporary, prior.embed_dim, clip, defaults)
         write_part(prior, temporary / "prior", dtype)
-        write_model_index(temporary, prior.embed_dim, clip, pretrained, defaults)
     print(out)
 
 
-def new_model(out):
-    """A path that holds nothing yet. Raises UserError where it does."""
-    out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out} is not empty: name a new folder")
-    return out
-
-
 def write_part(part, folder, dtype):
-    part.save(folder, dtype=dtype if dtype is None else getattr(torch, dtype))
+    """Write a part and say how large it is. Returns a part of the same shape, without weights."""
+    if dtype is not None:
+        part.to(getattr(torch, dtype))  # tensor by tensor, where `save` would hold both forms of all
+    part.save(folder, dtype=None)
     print(f"{folder.name}: {sum(p.numel() for p in part.parameters()) / 1e6:,.1f} M parameters")
+    return part.to("meta")
 
 
-def write_model_index(folder, width, clip, pretrained, defaults):
-    """The index of a model whose image embeddings are `width` wide, and its CLIP where that is a folder."""
+def named_clip(clip, pretrained):
+    """(name, tag) of a CLIP that the user names; None for none. Raises UserError where there is no such CLIP."""
+    from ..clip import model_name
+
     if clip is None:
-        if width not in CLIPS:
-            raise UserError(f"embeddings of {width} numbers: say with --clip whose they are")
-        clip, pretrained = CLIPS[width]
-    begin_model(folder, clip, pretrained, unit_variance=False)
+        if pretrained is not None:
+            raise UserError(f"--pretrained {pretrained}: say with --clip of which architecture")
+        return None
+    model_name(clip, pretrained)
+    return str(clip), pretrained
+
+
+def write_model_index(folder, width, clip, defaults):
+    """The index of a model whose image embeddings are `width` wide, and its CLIP where that is a folder.
+
+    Raises:
+        UserError: nobody says whose embeddings they are.
+    """
+    if clip is None and width not in CLIPS:
+        raise UserError(f"embeddings of {width} numbers: say with --clip whose they are")
+    name, pretrained = clip or CLIPS[width]
+    fingerprint = None
+    if Path(name).is_dir():
+        from ..clip import FrozenCLIP
+
+        fingerprint = FrozenCLIP(name).fingerprint()
+    begin_model(folder, name, pretrained, unit_variance=False, fingerprint=fingerprint)
     write_index(folder, read_clip_entry(folder), defaults)

@@ -1,6 +1,6 @@
 """The same parameters under three names: ours, Karlo's (which are ADM's) and diffusers'.
 
-Everything that differs between the layouts stands in this file. A rule says how one of our tensors is made from theirs, and
+All that differs between the tensors of the layouts stands in this file. A rule says how one of our tensors is made from theirs, and
 how theirs are made from it.
 """
 
@@ -46,7 +46,7 @@ PRIOR_BLOCK = {
     "mlp_in": ("mlp.c_fc", "ff.net.0.proj"),
     "mlp_out": ("mlp.c_proj", "ff.net.2"),
 }
-# keys and values; in Karlo one tensor, in diffusers one each
+# queries, keys and values: in Karlo one tensor, in diffusers one each
 FUSED = {
     "attention.qkv": ("qkv", ("to_q", "to_k", "to_v")),
     "attention.context_kv": ("encoder_kv", ("add_k_proj", "add_v_proj")),

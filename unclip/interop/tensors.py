@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import UserError, first_line
 
 SAFE, PICKLES = ".safetensors", (".bin", ".ckpt", ".pt", ".pth", ".th")
+ZIP, LEGACY = b"PK\x03\x04", b"\x80"  # how files begin that PyTorch saved, since 1.6 and before
 
 
 class Tensors:
@@ -25,9 +26,7 @@ class Tensors:
     def __init__(self, path, tensors=None):
         self.path = Path(path)
         self._at = dict.fromkeys(tensors or (), tensors)  # key -> the open file that has it
-        if tensors is not None:
-            return
-        for file in self._files():
+        for file in self._files() if tensors is None else ():
             opened = _open(file)
             self._at |= dict.fromkeys(opened.keys(), opened)
 
@@ -36,9 +35,9 @@ class Tensors:
             return [self.path]
         try:
             names = json.loads(self.path.read_text(encoding="utf-8"))["weight_map"].values()
-        except (OSError, ValueError, KeyError, AttributeError):
+            return [self.path.parent / Path(name).name for name in sorted(set(names))]
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise UserError(f"{self.path} is no index of weights: copy it again") from None
-        return [self.path.parent / Path(name).name for name in sorted(set(names))]
 
     def keys(self):
         return self._at.keys()
@@ -53,12 +52,14 @@ class Tensors:
         opened = self._at[key]
         return opened[key] if isinstance(opened, dict) else opened.get_tensor(key)
 
-    def shape(self, key):
-        """Of a tensor, without reading it. Raises UserError where the file has none of that name."""
+    def shape(self, key, rank):
+        """Of a tensor, without reading it. Raises UserError where there is none of that name with so many axes."""
         opened = self._at.get(key)
-        if opened is None or isinstance(opened, dict):
-            return tuple(self[key].shape)
-        return tuple(opened.get_slice(key).get_shape())
+        known = opened is None or isinstance(opened, dict)
+        shape = tuple(self[key].shape if known else opened.get_slice(key).get_shape())
+        if len(shape) != rank or 0 in shape:
+            raise UserError(f"{self.path}: {key} is {'x'.join(map(str, shape)) or 'a number'}: it is another model")
+        return shape
 
 
 def _open(file):
@@ -74,7 +75,7 @@ def _open(file):
         raise UserError(f"{file} is no file of weights: they end in {SAFE} or {', '.join(PICKLES)}")
     loaded = load_pickle(file)
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(loaded, dict) or not all(torch.is_tensor(value) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in loaded.items()):
         raise UserError(f"{file} holds no table of tensors: it is another kind of file")
     return loaded
 
@@ -83,19 +84,20 @@ def load_pickle(file):
     """What PyTorch saved, read as data: nothing in the file is run.
 
     Raises:
-        UserError: it holds more than tensors and plain values, or is damaged.
+        UserError: it holds more than tensors and plain values, is damaged, or not of PyTorch's.
     """
+    with open(file, "rb") as opened:
+        head = opened.read(len(ZIP))
+    if head != ZIP and not head.startswith(LEGACY):
+        raise UserError(f"{file} is damaged: no checkpoint begins like this (a download that failed?); copy it again")
     try:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # files from before PyTorch 1.6 are no zip archives, and cannot be mapped
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=head == ZIP)
     except pickle.UnpicklingError as error:
-        if "WeightsUnpickler error" in str(error) or "Unsupported" in str(error):
-            raise UserError(
-                f"{file} is a pickle with more than tensors in it, and reading it could run its code: refused; convert it "
-                "to safetensors on a machine that you do not mind to lose"
-            ) from None
-        raise UserError(f"{file} is damaged ({first_line(error)}): copy it again") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if "Unsupported" not in str(error):
+            raise UserError(f"{file} is damaged ({first_line(error)}): copy it again") from None
+        raise UserError(
+            f"{file} is a pickle with more than tensors in it, and reading it could run its code: refused; convert it to "
+            "safetensors on a machine that you do not mind to lose"
+        ) from None
+    except Exception as error:  # a broken file can fail in any way
         raise UserError(f"{file} is damaged ({first_line(error)}): copy it again") from None
