@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,12 +82,27 @@ def test_only_what_is_wanted_is_fetched(monkeypatch, tmp_path):
 
     wanted = {}
     files = ["prior/config.json", f"prior/{WEIGHTS}.bin", "text_encoder/model.safetensors", "model_index.json"]
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo: files)
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, timeout: info)
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda repo, allow_patterns: wanted.update({repo: allow_patterns}) or tmp_path
     )
     assert fetch("someone/karlo", ["prior", "decoder"]) == tmp_path
     assert wanted == {"someone/karlo": ["prior/config.json", f"prior/{WEIGHTS}.bin"]}
+
+
+def test_what_was_fetched_before_needs_no_network(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def cached(repo, local_files_only=False, **_):
+        if repo == "someone/karlo" and local_files_only:
+            return tmp_path
+        raise OSError("cut off")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert fetch("someone/karlo", ["prior"]) == tmp_path
+    with pytest.raises(UserError, match="no folder someone/else, and it cannot be fetched .*: (?!cut off)"):
+        fetch("someone/else", ["prior"])
 
 
 def test_weights_in_several_files(diffusers_folder, tmp_path):

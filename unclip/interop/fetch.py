@@ -7,6 +7,8 @@ from ..cli import disk_is_full
 from ..errors import UserError, first_line
 from .diffusers_layout import WEIGHT_FILES
 
+SECONDS = 20  # to wait for the hub
+
 
 def fetch(source, parts):
     """The folder of `source`: itself, or what a hub id ORG/NAME has of `parts` (sub-folders; "" for its top).
@@ -26,18 +28,18 @@ def fetch(source, parts):
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        try:
-            files = HfApi().list_repo_files(source)
-        except Exception:
-            return Path(snapshot_download(source, local_files_only=True))
+        files = [file.rfilename for file in HfApi().model_info(source, timeout=SECONDS).siblings]
         return Path(snapshot_download(source, allow_patterns=[f for p in parts for f in files_of(p, files)]))
     except Exception as error:  # the many ways of a network to fail
         if disk_is_full(error):
             raise
-        raise UserError(
-            f"no folder {source}, and it cannot be fetched from the Hugging Face hub: {first_line(error)}; try again, or "
-            "name a folder"
-        ) from error
+        try:
+            return Path(snapshot_download(source, local_files_only=True))
+        except Exception:  # nothing was fetched before
+            raise UserError(
+                f"no folder {source}, and it cannot be fetched from the Hugging Face hub: {first_line(error)}; try again, or "
+                "name a folder"
+            ) from error
 
 
 def files_of(part, files):
