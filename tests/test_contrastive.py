@@ -199,9 +199,22 @@ def test_a_mixed_picture_has_the_loss_of_both_labels_by_area():
     torch.testing.assert_close(loss, own * first + (1 - own) * second, rtol=1e-4, atol=1e-4)
 
 
-def test_captions_do_not_mix():
-    with pytest.raises(ValueError, match="^mix is for towers: image"):
-        ContrastiveCLIP(CONFIG, mix=0.5)
+def test_a_mixed_picture_has_the_loss_of_both_captions_by_area():
+    """The pairs of the other captions are those of the batch in the order of the others."""
+    torch.manual_seed(0)
+    model = ContrastiveCLIP(CONFIG, mix=1.0).train()
+    concepts, captions = ["dog", "dog", "bus", "boat"], ["a dog", "the dog", "a bus", "a boat"]
+    batch = {"image": pictures(4), "caption": captions, **named(concepts)}
+    torch.manual_seed(2)
+    loss, _ = model.loss(batch)
+    torch.manual_seed(2)
+    mixed, other, own = cutmix(batch["image"].float(), 1.0)
+    model.mix, batch["image"] = 0.0, mixed.to(torch.uint8)
+    first = model.loss(batch)[0]
+    order = other.tolist()
+    assert sorted(order) != order and (own < 1).any()
+    swapped = {"image": batch["image"], "caption": [captions[k] for k in order], **named([concepts[k] for k in order])}
+    torch.testing.assert_close(loss, own * first + (1 - own) * model.loss(swapped)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_text_tower_alone_is_led_to_a_locked_image_tower():

@@ -80,13 +80,13 @@ class ContrastiveCLIP(nn.Module):
         train_size: the side that they are scaled to; None: the largest crop's, or the image tower's for whole pictures.
             Small ones train faster; the last part of a training should have the size that the image tower is meant for.
         low_resolution: share of pictures shrunk to half the size and back, so that small pictures are known too.
-        mix: share of pictures with a box of another one (see `cutmix`), whose label then counts by its area. For labels.
+        mix: share of pictures with a box of another one (see `cutmix`), whose label or caption then counts by its area.
         towers: which ones learn. "both", from each other. "image": the image tower alone, and in place of captions a
             learned vector for each of `num_labels` labels, which is quicker. "text": the image tower stays as it is
             (LiT, Zhai et al. 2022), which brings the captions to what it has learned.
 
     Raises:
-        ValueError: the config asks for another tokenizer than CLIP's own, or "image" has no labels, or others mix.
+        ValueError: the config asks for another tokenizer than CLIP's own, or "image" has no labels.
     """
 
     def __init__(
@@ -98,8 +98,6 @@ class ContrastiveCLIP(nn.Module):
                 raise ValueError(f"text_cfg.{key}: a CLIP is trained with CLIP's own tokenizer alone: leave it out")
         if towers == "image" and not num_labels:
             raise ValueError("towers: image learns from labels, which these pictures lack: choose both")
-        if towers != "image" and mix:
-            raise ValueError("mix is for towers: image, which learns from labels: leave it out")
         self.config, self.crop, self.train_size, self.low_resolution = config, crop, train_size, low_resolution
         self.mix, self.towers = mix, towers
         self.clip = build_clip(config)
@@ -133,23 +131,31 @@ class ContrastiveCLIP(nn.Module):
             self.bound_temperature()
         images = to_float(batch["image"].to(self.pixel_stats.device))
         images = self.augment(images) if self.training else resize(images, self.image_size)
-        if self.training and self.mix:
+        mixed = self.training and self.mix
+        if mixed:
             images, other, own = cutmix(images, self.mix)
         mean, std = self.pixel_stats
         images = ((images + 1) / 2 - mean) / std
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.towers != "text"):
             image_embed = self.clip.encode_image(images.contiguous(memory_format=torch.channels_last)).float()
-        logit_scale = self.clip.logit_scale.exp()
+        device, logit_scale = image_embed.device, self.clip.logit_scale.exp()
         if self.towers == "image":
             logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(self.labels, dim=-1).T      # (B, K)
-            label = batch["label"].to(image_embed.device)
-            loss = F.cross_entropy(logits, label, label_smoothing=LABEL_SMOOTHING, reduction="none")
-            if self.training and self.mix:
-                others = F.cross_entropy(logits, label[other], label_smoothing=LABEL_SMOOTHING, reduction="none")
-                loss = own * loss + (1 - own) * others
-            return loss, None
-        text_embed = self.clip.encode_text(self.tokenizer(batch["caption"]).to(image_embed.device)).float()
-        return contrastive_loss(image_embed, text_embed, logit_scale, truth_of(batch).to(image_embed.device)), None
+            label = batch["label"].to(device)
+
+            def loss_as(of):
+                return F.cross_entropy(logits, label[of], label_smoothing=LABEL_SMOOTHING, reduction="none")
+        else:
+            text_embed = self.clip.encode_text(self.tokenizer(batch["caption"]).to(device)).float()
+            truth = truth_of(batch).to(device)
+
+            def loss_as(of):
+                return contrastive_loss(image_embed, text_embed[of], logit_scale, truth[of][:, of])
+
+        loss = loss_as(torch.arange(len(images), device=device))
+        if mixed:
+            loss = own * loss + (1 - own) * loss_as(other)
+        return loss, None
 
     @torch.no_grad()
     def bound_temperature(self):
