@@ -6,6 +6,7 @@ from networks.randomness import randomise
 
 from unclip.decoder import Decoder
 from unclip.diffusion import SAMPLERS, SeededNoise, draw_timesteps
+from unclip.stage import Start
 
 LEARNED = {"learned_variance": True, "vlb_weight": 1e-3, "prediction": "eps"}
 KARLO = {
@@ -104,7 +105,7 @@ def test_a_given_x_T_is_where_sampling_starts(make_decoder, embed):
     decoder = make_decoder()
     x_T = torch.randn(3, 3, 8, 8, generator=generator())
     calls = record(decoder)
-    sampled(decoder, embed, x_T=x_T, guidance_scale=1.0)
+    sampled(decoder, embed, start=Start(x_t=x_T), guidance_scale=1.0)
     assert torch.equal(calls[0]["x_t"], x_T)
 
 

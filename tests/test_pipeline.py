@@ -13,7 +13,8 @@ import unclip
 from unclip.clip import build_clip, save_clip
 from unclip.diffusion import SeededNoise
 from unclip.errors import UserError
-from unclip.pipeline import MAX_SEED, Settings, UnCLIP
+from unclip.pipeline import Settings, UnCLIP
+from unclip.seeds import MAX_SEED
 
 
 def draw(model, prompts="a photo of a dog", num_images=1, seed=0, batch_size=16, **settings):
@@ -101,7 +102,7 @@ def test_half_precision(model_files, model, dtype):
 
 def test_progress_rises_to_exactly_one(model):
     seen = []
-    model("a dog", num_images=5, batch_size=2, callback=seen.append)
+    model("a dog", num_images=5, batch_size=2, callback=lambda step: seen.append(step.share))
     steps = 2 * 2 + 3  # two embeddings by two steps, one picture by three
     assert len(seen) == steps * 3  # three batches
     assert seen == sorted(seen) and len(set(seen)) == len(seen)
@@ -114,7 +115,7 @@ def test_embeddings_may_be_given_in_the_place_of_the_priors(model):
     prompts, seeds = zip(*jobs)
     embeds = model.image_embeddings(model.texts(prompts), seeds, settings)
     seen = []
-    drawn = model.sample_each(jobs, settings, image_embed=embeds, batch_size=2, callback=seen.append)
+    drawn = model.sample_each(jobs, settings, image_embed=embeds, batch_size=2, callback=lambda step: seen.append(step.share))
     torch.testing.assert_close(drawn, model.sample_each(jobs, settings, batch_size=2), rtol=0, atol=1e-4)
     assert len(seen) == 2 * 3 and seen[-1] == 1
     assert (model.sample_each(jobs, settings, image_embed=-embeds) - drawn).abs().max() > 1e-3
@@ -188,7 +189,7 @@ def test_every_setting_of_the_upsamplers_changes_the_picture(cascade, setting, v
 def test_progress_counts_the_stages_that_run(cascade):
     for stage, steps in (("base", 2 * 2 + 3), ("upsampler-1", 2 * 2 + 3 + 2), (None, 2 * 2 + 3 + 4)):
         seen = []
-        cascade("a dog", callback=seen.append, upsampler_num_inference_steps=2, stop_after=stage)
+        cascade("a dog", callback=lambda step: seen.append(step.share), upsampler_num_inference_steps=2, stop_after=stage)
         assert len(seen) == steps and seen[-1] == 1
 
 
@@ -248,7 +249,7 @@ def test_text_tokens_have_start_and_end_markers(model, prompt):
 def test_equal_prompts_are_encoded_once_and_the_empty_one_beside_them(model, monkeypatch):
     seen, encode = [], model.clip.encode_text
     monkeypatch.setattr(model.clip, "encode_text", lambda captions: seen.append(captions) or encode(captions))
-    text, null = model.texts(["a dog", "a cat", "a dog"])
+    text, null, *_ = model.texts(["a dog", "a cat", "a dog"])
     assert seen == [["a dog", "a cat", ""]]
     direct = encode(["a dog", "a cat", "a dog"]).batch()
     for key in direct:

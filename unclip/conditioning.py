@@ -15,15 +15,19 @@ def drop_text(text, null_text, dropped):
     return {k: torch.where(rows(dropped, text[k]), null_text[k].to(text[k]), text[k]) for k in text}
 
 
+def on(text, device):
+    """Text keys on a device."""
+    return {k: text[k].to(device) for k in TEXT_KEYS}
+
+
 def text_of(batch, device):
     """The text keys of a training batch (B, ...) and those of the empty caption (1, ...), on a device."""
-    text = {k: batch[k].to(device) for k in TEXT_KEYS}
-    return text, {k: batch[f"null_{k}"].to(device) for k in TEXT_KEYS}
+    return on(batch, device), {k: batch[f"null_{k}"].to(device) for k in TEXT_KEYS}
 
 
 def text_and_null(text, null_text, device):
     """The two conditions that guidance contrasts: captions (B, ...), and the empty one (1, ...) B times."""
-    text = {k: text[k].to(device) for k in TEXT_KEYS}
+    text = on(text, device)
     return text, {k: null_text[k].to(text[k]).expand_as(text[k]) for k in TEXT_KEYS}
 
 

@@ -7,12 +7,12 @@ from torch import nn
 
 from .conditioning import check_share, drawn, drop_text, rows, text_and_null, text_of
 from .data.images import to_float
-from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
+from .diffusion import Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
 from .networks.unet import UNet
-from .part import Part
+from .stage import Stage
 
 
-class Decoder(Part):
+class Decoder(Stage):
     """A U-Net on pixels that is told the picture's CLIP image embedding and, optionally, the caption.
 
     As in the paper, the image embedding is added to the timestep embedding and becomes `image_tokens` extra context
@@ -123,38 +123,46 @@ class Decoder(Part):
     @torch.no_grad()
     def sample(
         self, image_embed, text=None, null_text=None, *, noise, num_inference_steps=50, guidance_scale=2.0,
-        sampler="ddim", callback=None, x_T=None,
+        sampler="ddim", eta=0.0, null_embed=None, start=None, callback=None,
     ):  # fmt: skip
         """Draw pictures for image embeddings (B, D): float (B, 3, S, S) in [-1, 1].
 
         Args:
             text, null_text: text keys of the captions (B, ...) and of the empty caption (1, ...), where text is used.
-            noise: a SeededNoise for B pictures. x_T: start from this instead of from its first draw.
-            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py.
+            noise: a SeededNoise for B pictures.
+            null_embed: (B, D), from which guidance leads away; None: the learned absent image.
+            sampler, eta, start, callback: see `Stage.draw`.
 
         Raises:
             ValueError: a number of steps that the schedule does not have, or no text for a decoder that needs it.
         """
-        shape = (len(image_embed), 3, self.image_size, self.image_size)
-        x_T = noise(shape).to(self.device) if x_T is None else x_T
-        return SAMPLERS[sampler](
-            self.guided(image_embed, text, null_text, guidance_scale), x_T,
-            self.schedule.timesteps(num_inference_steps, spacing=self.spacing), self.schedule,
-            noise=noise, callback=callback, **self.variance_option(sampler),
-        ).clamp(-1, 1)  # fmt: skip
+        return self.draw(
+            self.guided(image_embed, text, null_text, guidance_scale, null_embed),
+            (len(image_embed), 3, self.image_size, self.image_size),
+            noise=noise, num_inference_steps=num_inference_steps, sampler=sampler, eta=eta, start=start, callback=callback,
+        )  # fmt: skip
 
-    def guided(self, image_embed, text=None, null_text=None, guidance_scale=2.0):
+    def invert(
+        self, images, image_embed, text=None, null_text=None, *, num_inference_steps=50, guidance_scale=2.0, strength=1.0,
+        callback=None,
+    ):  # fmt: skip
+        """What `sample` draws pictures (B, 3, S, S) from, nearly, with sampler "ddim": x_t of a `Start`, (B, 3, S, S).
+
+        strength: how far back to go; 1: to noise. The others: as `sample`'s.
+        """
+        denoiser = self.guided(image_embed, text, null_text, guidance_scale)
+        return self.inverted(
+            denoiser, images, num_inference_steps=num_inference_steps, strength=strength, callback=callback
+        )
+
+    def guided(self, image_embed, text=None, null_text=None, guidance_scale=2.0, null_embed=None):
         """The denoiser (x_t, t) -> Prediction for these conditions, guided, x_0 clamped to [-1, 1]."""
         cond = {"image_embed": image_embed.to(self.device)}
-        null = {"image_embed": self.null_image.expand_as(image_embed)}
+        null = self.null_image if null_embed is None else null_embed.to(cond["image_embed"])
+        null = {"image_embed": null.expand_as(image_embed)}
         if self.text_to_tokens is not None:
             if text is None or null_text is None:
                 raise ValueError("this decoder reads captions: give text and null_text")
             text, null_text = text_and_null(text, null_text, self.device)
             cond, null = {**cond, **text}, {**null, **null_text}
         return thresholded(guided(self.denoiser, cond, null, guidance_scale), self.schedule, static=1.0)
-
-    def variance_option(self, sampler):
-        """The ancestral sampler is told where the network learned its variance."""
-        learned = sampler == "ddpm" and self.denoiser.learned_variance
-        return {"variance": "learned_range"} if learned else {}

@@ -10,8 +10,9 @@ from .cli import device_of, output_folder
 from .data.images import read_image, square, to_float, to_pil, to_uint8
 from .diffusion import SeededNoise, process
 from .files import new_file
-from .pipeline import UnCLIP, seeds_from
+from .pipeline import UnCLIP
 from .prompts import checked
+from .seeds import seeds_from
 
 COLUMNS = 8
 GIF_FRAMES = 40

@@ -14,8 +14,9 @@ from .cli import device_of, output_folder
 from .data.images import grid
 from .errors import UserError
 from .files import new_file
-from .pipeline import UnCLIP, seeds_from
+from .pipeline import UnCLIP
 from .prompts import checked, read_prompts
+from .seeds import seeds_from
 
 GRID_SIDE = 128  # pictures smaller than this are enlarged in the grid
 GRID_ROWS = 32
@@ -46,8 +47,8 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
     with tqdm(total=len(prompts) * num_images, unit="picture", unit_scale=True, desc="drawing", leave=False) as bar:
         for row, prompt in enumerate(prompts):
 
-            def progress(share, row=row):
-                bar.update((row + share) * num_images - bar.n)
+            def progress(step, row=row):
+                bar.update((row + step.share) * num_images - bar.n)
 
             images = model(prompt, num_images=num_images, seed=seed, callback=progress, **settings)
             paths = [out / f"{names[prompt]}-{s}.png" for s in seeds]

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import torch
 from pydantic import Field
@@ -13,19 +13,20 @@ from .decoder import Decoder
 from .diffusion import SAMPLERS, SeededNoise
 from .errors import UserError, nearest
 from .hub import load_clip, model_folder
+from .manipulations import Manipulations
 from .model_index import INDEX, read_index, read_vocabulary, upsampler_folders
 from .prior import DiffusionPrior
-from .prompts import checked, notes
+from .progress import Progress
+from .prompts import Composition, checked, notes, parsed
+from .seeds import seeds_from
 from .upsampler import Upsampler
-
-# A CPU generator of torch looks at 32 bits of a seed, and a picture takes two seeds.
-MAX_SEED = 2**31 - 1
 
 
 class Settings(Strict):
     """How pictures are drawn. The values here hold where a model's index names no others.
 
-    num_inference_steps, guidance_scale: of the decoder; sampler: of decoder and upsamplers. prior_...: of the prior;
+    num_inference_steps, guidance_scale: of the decoder; sampler: of decoder and upsamplers; eta: of the sampler ddim.
+    negative_prompt: what guidance leads away from, in the place of the empty caption. prior_...: of the prior;
     prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
     upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes
     what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
@@ -39,13 +40,26 @@ class Settings(Strict):
     prior_num_samples: int = Field(2, ge=1)
     prior_sampler: str = "ddpm"
     sampler: str = "ddim"
+    eta: float = Field(0.0, ge=0, le=1)
+    negative_prompt: str = ""
     upsampler_num_inference_steps: int = Field(10, ge=1)
     upsampler_noise_level: float = Field(0.0, ge=0, lt=1)
     upsampler_blur: float = Field(0.0, ge=0)
     stop_after: Optional[str] = None
 
 
-class UnCLIP:
+class Texts(NamedTuple):
+    """B prompts as CLIP reads them, in text keys. text: (B, ...), whole; null: (1, ...), of the empty caption or the
+    negative prompt; parts: of each of K parts, (B, ...), where prompts have weights, and weights: (K, B), 0 for a part that
+    a prompt lacks."""
+
+    text: dict
+    null: dict
+    parts: tuple = ()
+    weights: Optional[torch.Tensor] = None
+
+
+class UnCLIP(Manipulations):
     """A text-to-image model.
 
         model = UnCLIP.from_pretrained("pocket")
@@ -122,14 +136,15 @@ class UnCLIP:
         """Draw `num_images` pictures a prompt: a list of PIL images, all of the first prompt first.
 
         Args:
-            prompts: a string or several.
-            seed: picture k of every prompt is drawn with seed + k; same seed, same picture, whatever the batch.
+            prompts: a string or several; they may have weights, see `prompts.parsed`.
+            seed: picture k of every prompt is drawn with seed + k, or with the k-th of a list of num_images seeds; same
+                seed, same picture, whatever the batch.
             batch_size: how many are drawn at once.
-            callback: called after every step as callback(share of the work done, up to 1).
+            callback: called in every step with a `Step`; what it raises ends the drawing.
             settings: fields of `Settings` that differ from the model's defaults.
 
         Raises:
-            UserError: an empty prompt, or a setting out of range.
+            UserError: an empty prompt, a weight in it that is none, or a setting out of range.
         """
         settings = self.settings(**settings)
         return to_pil(self.sample(prompts, num_images, seed, settings, batch_size=batch_size, callback=callback))
@@ -156,6 +171,10 @@ class UnCLIP:
             most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
             if self.upsamplers and getattr(chosen, strength) > most:
                 raise UserError(f"{strength}: choose 0 to {most}, for which the upsamplers were trained")
+        if chosen.eta and chosen.sampler != "ddim":
+            raise UserError(f"eta {chosen.eta}: only the sampler ddim has it, not {chosen.sampler}")
+        if chosen.negative_prompt.strip() and chosen.guidance_scale == chosen.prior_guidance_scale == 1:
+            raise UserError("a negative prompt does nothing without guidance: raise guidance_scale above 1")
         for sampler in (chosen.sampler, chosen.prior_sampler):
             if sampler not in SAMPLERS:
                 raise UserError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
@@ -173,57 +192,73 @@ class UnCLIP:
     @torch.no_grad()
     def sample(self, prompts, num_images, seed, settings, *, batch_size=16, callback=None):
         """As `__call__`, with a `Settings`, but float (N, 3, S, S) in [-1, 1] on the CPU."""
-        prompts = checked(prompts)
-        if num_images < 1 or batch_size < 1:
-            raise UserError(f"{num_images} images in batches of {batch_size}: both must be at least 1")
+        prompts = [parsed(prompt) for prompt in checked(prompts)]
         jobs = [(prompt, s) for prompt in prompts for s in seeds_from(seed, num_images)]
         return self.sample_each(jobs, settings, batch_size=batch_size, callback=callback)
 
     @torch.no_grad()
-    def sample_each(self, jobs, settings, *, image_embed=None, batch_size=16, callback=None):
-        """A picture for each of N pairs of a prompt and a seed; see `sample`.
+    def sample_each(self, jobs, settings, *, image_embed=None, starts=None, batch_size=16, callback=None):
+        """A picture for each of N pairs of a prompt (a string, taken as it is, or a Composition) and a seed; see `sample`.
 
-        image_embed: (N, D) to draw from, in place of what the prior draws for the prompts.
+        image_embed: (N, D) to draw from, in place of what the prior draws for the prompts; starts: a Start or None for
+        each stage, of N or 1 pictures.
         """
+        if batch_size < 1:
+            raise UserError(f"batches of {batch_size}: at least 1")
         upsamplers = self.upsamplers[: self.stages.index(settings.stop_after or self.stages[-1])]
-        steps = settings.num_inference_steps + settings.upsampler_num_inference_steps * len(upsamplers)
-        if image_embed is None:
-            steps += settings.prior_num_inference_steps * settings.prior_num_samples
-        done = 0
-
-        def step(i, n, x_t, prediction):
-            nonlocal done
-            done += len(x_t)
-            if callback is not None:
-                callback(done / (len(jobs) * steps))
-
+        base, *larger = starts or [None] * len(self.stages)
+        negative = settings.negative_prompt.strip()
+        prior_steps = settings.prior_num_inference_steps * settings.prior_num_samples
+        steps = self.decoder.num_steps(settings.num_inference_steps, base)
+        steps += sum(u.num_steps(settings.upsampler_num_inference_steps, s) for u, s in zip(upsamplers, larger))
+        steps += prior_steps * ((image_embed is None) + bool(negative))
+        progress = Progress(callback, len(jobs) * steps)
         images = []
-        for start in range(0, len(jobs), batch_size):
-            part, seeds = zip(*jobs[start : start + batch_size])
-            texts = self.texts(part)
+        for first in range(0, len(jobs), batch_size):
+            prompts, seeds = zip(*jobs[first : first + batch_size])
+            last = first + len(seeds)
+            report = progress.of(range(first, last))
+            texts, null_embed = self.texts(prompts, negative), None
+            if negative:
+                away = self.texts([negative] * len(seeds))
+                null_embed = self.image_embeddings(away, seeds, settings, callback=report("prior"))
             if image_embed is None:
-                embeds = self.image_embeddings(texts, seeds, settings, callback=step)
+                embeds = self.image_embeddings(texts, seeds, settings, callback=report("prior"))
             else:
-                embeds = image_embed[start : start + batch_size]
-            drawn = self.decode(embeds, texts, seeds, settings, callback=step)
-            for k, upsampler in enumerate(upsamplers):
+                embeds = image_embed[first:last]
+            start = base and base.rows(first, last)
+            drawn = self.decode(embeds, texts, seeds, settings, null_embed, start, callback=report("base"))
+            for k, (upsampler, start) in enumerate(zip(upsamplers, larger)):
                 noise = SeededNoise([random.Random(f"upsampler {k} of {s}").getrandbits(32) for s in seeds])
-                drawn = self.enlarge(upsampler, drawn, embeds, noise, settings, callback=step)
+                start = start and start.rows(first, last)
+                callback_of = report(self.stages[k + 1])
+                drawn = self.enlarge(upsampler, drawn, embeds, noise, settings, start, callback=callback_of)
             images.append(drawn.cpu())
         return torch.cat(images)
 
-    def texts(self, prompts):
-        """The text keys of B prompts (B, ...) and of the empty caption (1, ...); equal prompts are encoded once."""
-        distinct = list(dict.fromkeys(prompts))
+    def texts(self, prompts, negative=""):
+        """B prompts, strings or Compositions, and what guidance leads away from, as `Texts`; equal ones are encoded once."""
+        composed = any(isinstance(prompt, Composition) for prompt in prompts)
+        of = [p if isinstance(p, Composition) else Composition((p,), (1.0,)) for p in prompts] if composed else []
+        distinct = list(dict.fromkeys([*map(str, prompts), *(part for p in of for part in p.parts)]))
         with self.running(self.clip):
-            encoded = self.clip.encode_text([*distinct, ""]).batch()
-        rows = torch.tensor([distinct.index(p) for p in prompts])
-        return {k: v[rows] for k, v in encoded.items()}, {k: v[-1:] for k, v in encoded.items()}
+            encoded = self.clip.encode_text([*distinct, negative]).batch()
+
+        def rows(captions):
+            chosen = torch.tensor([distinct.index(c) for c in captions])
+            return {k: v[chosen] for k, v in encoded.items()}
+
+        text, null = rows(map(str, prompts)), {k: v[-1:] for k, v in encoded.items()}
+        if not composed:
+            return Texts(text, null)
+        most = range(max(len(p.parts) for p in of))
+        parts = tuple(rows(p.parts[min(k, len(p.parts) - 1)] for p in of) for k in most)
+        return Texts(text, null, parts, torch.tensor([[p.weights[k] if k < len(p.parts) else 0.0 for p in of] for k in most]))
 
     def image_embeddings(self, texts, seeds, settings, callback=None):
-        """The image embeddings (B, D) that the prior draws for B encoded prompts with B seeds.
+        """The image embeddings (B, D) that the prior draws for `Texts` of B prompts with B seeds.
 
-        texts: as from `texts`; callback: see diffusion/samplers.py.
+        callback: see diffusion/samplers.py.
         """
         with self.running(self.prior):
             return self.prior.sample(
@@ -236,20 +271,27 @@ class UnCLIP:
                 callback=callback,
             )
 
-    def decode(self, embeds, texts, seeds, settings, callback=None):
-        """The pictures (B, 3, S, S) that the decoder draws for image embeddings (B, D); see `image_embeddings`."""
+    def decode(self, embeds, texts, seeds, settings, null_embed=None, start=None, callback=None):
+        """The pictures (B, 3, S, S) that the decoder draws for image embeddings (B, D); see `image_embeddings`.
+
+        null_embed: (B, D), from which guidance leads away; start: a Start.
+        """
         with self.running(self.decoder):
             return self.decoder.sample(
                 embeds,
-                *texts,
+                texts.text,
+                texts.null,
                 noise=SeededNoise([2 * s + 1 for s in seeds]),
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
                 sampler=settings.sampler,
+                eta=settings.eta,
+                null_embed=null_embed,
+                start=start,
                 callback=callback,
             )
 
-    def enlarge(self, upsampler, images, embeds, noise, settings, callback=None):
+    def enlarge(self, upsampler, images, embeds, noise, settings, start=None, callback=None):
         """What an upsampler makes of pictures (B, 3, s, s) with image embeddings (B, D) and a SeededNoise: (B, 3, S, S)."""
         with self.running(upsampler):
             return upsampler.sample(
@@ -260,16 +302,11 @@ class UnCLIP:
                 noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
                 blur=min(settings.upsampler_blur, upsampler.max_blur),
                 sampler=settings.sampler,
+                eta=settings.eta,
+                start=start,
                 callback=callback,
             )
 
     def notes(self, prompt):
         """Lines about how this model will read a prompt: words it never saw, or a cut; see `prompts.notes`."""
         return notes(prompt, self.clip, self.vocabulary)
-
-
-def seeds_from(seed, num_images):
-    """The seeds of the pictures of one prompt. Raises UserError where there are none."""
-    if not 0 <= seed <= MAX_SEED + 1 - num_images:
-        raise UserError(f"seed {seed} for {num_images} images: choose 0 to {MAX_SEED + 1 - num_images}")
-    return range(seed, seed + num_images)

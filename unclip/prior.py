@@ -5,8 +5,8 @@ from typing import Literal, Optional
 import torch
 import torch.nn.functional as F
 
-from .conditioning import check_share, drawn, drop_text, text_and_null, text_of
-from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
+from .conditioning import check_share, drawn, drop_text, on, text_and_null, text_of
+from .diffusion import SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, thresholded, training_loss
 from .networks.prior_transformer import PriorTransformer
 from .part import Part
 
@@ -77,13 +77,16 @@ class DiffusionPrior(Part):
 
     @torch.no_grad()
     def sample(
-        self, text, null_text, *, noise, num_inference_steps=25, guidance_scale=1.0, num_samples=2,
+        self, text, null_text, parts=(), weights=None, *, noise, num_inference_steps=25, guidance_scale=1.0, num_samples=2,
         sampler="ddpm", callback=None,
     ):  # fmt: skip
         """Draw image embeddings for captions: (B, D), in CLIP's units.
 
         Args:
-            text, null_text: the text keys of B captions and of the empty caption (1, ...).
+            text, null_text: the text keys of B captions and of the empty caption (1, ...), or of what guidance is to
+                lead away from.
+            parts, weights: captions made of several: the text keys (B, ...) of each of K parts, and how much it counts,
+                (K, B); see `diffusion.composed`. None: the captions as they are.
             noise: a SeededNoise for B embeddings.
             sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py; it runs once for each of num_samples.
             num_samples: how many are drawn a caption; the one with the largest cosine to the text embedding is kept
@@ -91,7 +94,11 @@ class DiffusionPrior(Part):
         """
         batch = len(text["text_embed"])
         text, null = text_and_null(text, null_text, self.device)
-        denoise = guided(self.denoiser, self.read(text), self.read(null), guidance_scale)
+        if parts:
+            conds = [self.read(on(part, self.device)) for part in parts]
+            denoise = composed(self.denoiser, conds, self.read(null), guidance_scale * weights)
+        else:
+            denoise = guided(self.denoiser, self.read(text), self.read(null), guidance_scale)
         denoise = thresholded(denoise, self.schedule, static=self.clamp)
         timesteps = self.schedule.timesteps(num_inference_steps, spacing=self.spacing)
         drawn_embeds = []

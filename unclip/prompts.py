@@ -1,6 +1,9 @@
-"""What can be said about a prompt before it is drawn: empty, too long, or with words the model never saw."""
+"""Reading a prompt before it is drawn: its parts and weights; empty, too long, or with words the model never saw."""
 
 import difflib
+import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from .data.captions import words_of
@@ -11,6 +14,57 @@ FUNCTION_WORDS = frozenset(
     "a an the of in on at by with and or to from for is are this that these those there it its some one two three "
     "my your his her our their as into over under near next beside behind very".split()
 )
+
+
+MAX_WEIGHT = 10.0
+AND = re.compile(r"\s+AND\s+")
+WEIGHTED = re.compile(r"(.*\S)\s*(?<!\\):\s*([-+]?\.?\d\S*)", re.DOTALL)  # what begins like a number after the last colon
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A prompt made of parts (strings) that count as much as their weights say; negative: led away from."""
+
+    parts: tuple
+    weights: tuple
+
+    def __str__(self):
+        """The parts that are wanted, as one caption: what those read who cannot compose."""
+        return ", ".join(part for part, weight in zip(self.parts, self.weights) if weight > 0)
+
+
+def parsed(prompt):
+    """A prompt without weights as it is, one with weights as a `Composition`.
+
+    "a dog:1.2" asks for a dog a little more than "a dog"; "a dog AND a beach:0.5 AND snow:-0.3" for several things at
+    once. A colon that is no weight's is written with a backslash: "at 10\\:30".
+
+    Raises:
+        UserError: a weight that is no number or out of range, an empty part, or nothing that is wanted.
+    """
+    given = [part.strip() for part in AND.split(prompt)]
+    found = [WEIGHTED.fullmatch(part) for part in given]
+    texts = [(m[1] if m else part).replace("\\:", ":") for m, part in zip(found, given)]
+    if len(texts) == 1 and not found[0]:
+        return texts[0]
+    if not all(texts):
+        raise UserError(f"{prompt[:60]!r} has an empty part: write something on both sides of AND, and before a weight")
+    weights = tuple(weight(m[2], prompt) if m else 1.0 for m in found)
+    if not any(w > 0 for w in weights):
+        raise UserError(f"{prompt[:60]!r} asks for nothing: give one part a weight above 0")
+    return Composition(tuple(texts), weights)
+
+
+def weight(text, prompt):
+    """A weight as a number. Raises UserError for what is none, or out of range."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not abs(number) <= MAX_WEIGHT:
+        least = f"the weight {text!r} in {prompt[:60]!r} is no number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+        raise UserError(f"{least}; write \\: for a colon that is no weight's")
+    return number
 
 
 def checked(prompts):
@@ -48,12 +102,15 @@ def notes(prompt, clip, vocabulary):
 
     vocabulary: a set of lower-case words of the training captions; empty: unknown, nothing is said of words.
     """
-    lines = []
-    tokens = clip.num_tokens(prompt)
-    if tokens is not None and tokens > clip.context_length:
-        lines.append(f"the prompt has {tokens} tokens and is cut after {clip.context_length}: {prompt[:60]!r}...")
+    lines, prompt = [], parsed(prompt)
+    parts = prompt.parts if isinstance(prompt, Composition) else [prompt]
+    for part in parts:
+        tokens = clip.num_tokens(part)
+        if tokens is not None and tokens > clip.context_length:
+            lines.append(f"the prompt has {tokens} tokens and is cut after {clip.context_length}: {part[:60]!r}...")
     if vocabulary:
-        unknown = [w for w in dict.fromkeys(words_of(prompt)) if w not in vocabulary and w not in FUNCTION_WORDS]
+        words = dict.fromkeys(w for part in parts for w in words_of(part))
+        unknown = [w for w in words if w not in vocabulary and w not in FUNCTION_WORDS]
         if unknown:
             near = dict.fromkeys(n for w in unknown for n in nearest_words(w, vocabulary))
             lines.append(

@@ -7,15 +7,15 @@ from torch import nn
 
 from .augmentation import crops, gaussian_blur, larger, noised, smaller
 from .data.images import to_float
-from .diffusion import SAMPLERS, Denoiser, Schedule, draw_timesteps, thresholded, training_loss
+from .diffusion import Denoiser, Schedule, draw_timesteps, thresholded, training_loss
 from .networks.embeddings import TimeEmbedding
 from .networks.unet import UNet
-from .part import Part
+from .stage import Stage
 
 NOISE_STEPS = 1000  # a noise level of 0..1 is embedded as a timestep of 0..1000
 
 
-class Upsampler(Part):
+class Upsampler(Stage):
     """A convolutional U-Net on pixels that sees the small picture, enlarged, beside x_t.
 
     In training the small picture is the large one shrunk, then blurred and noised at random strengths, so that the
@@ -124,15 +124,15 @@ class Upsampler(Part):
     @torch.no_grad()
     def sample(
         self, images, image_embed=None, *, noise, num_inference_steps=10, noise_level=0.0, blur=0.0, sampler="ddim",
-        callback=None,
+        eta=0.0, start=None, callback=None,
     ):  # fmt: skip
         """Enlarge pictures: float (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1].
 
         Args:
             image_embed: (B, D), for an upsampler that uses it.
-            noise: a SeededNoise for B pictures: of the start, the small pictures' noise, then the sampler's.
+            noise: a SeededNoise for B pictures: of the small pictures' noise, then the start's and the sampler's.
             noise_level, blur: how far the small pictures are spoilt first, as in training; the more, the more is made up.
-            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py.
+            sampler, eta, start, callback: see `Stage.draw`.
 
         Raises:
             ValueError: more spoiling than it was trained for, a number of steps that the schedule does not have, no
@@ -144,14 +144,16 @@ class Upsampler(Part):
                 f"to {self.max_blur}"
             )
         images = images.to(self.device)
-        x_T = noise((*images.shape[:2], *(self.scale * side for side in images.shape[2:]))).to(self.device)
         level = torch.full((len(images),), noise_level)
         low = gaussian_blur(images, torch.full((len(images),), blur))
         if noise_level:
             low = noised(low, level, noise(low))
-        timesteps = self.schedule.timesteps(num_inference_steps, spacing=self.spacing)
-        denoiser = self.denoising(self.conditions(low, level, image_embed), int(timesteps[-1]))
-        return SAMPLERS[sampler](denoiser, x_T, timesteps, self.schedule, noise=noise, callback=callback).clamp(-1, 1)
+        last_t = int(self.timesteps(num_inference_steps)[-1])
+        return self.draw(
+            self.denoising(self.conditions(low, level, image_embed), last_t),
+            (*images.shape[:2], *(self.scale * side for side in images.shape[2:])),
+            noise=noise, num_inference_steps=num_inference_steps, sampler=sampler, eta=eta, start=start, callback=callback,
+        )  # fmt: skip
 
     def conditions(self, low, level, image_embed=None):
         """What the network is told besides x_t and t, on its device: from spoilt small pictures and their noise levels.

@@ -1,4 +1,4 @@
-"""Denoiser -> denoiser: classifier-free guidance and thresholding, composed outside the network.
+"""Denoiser -> denoiser: guidance, composition, what is kept, and thresholding; all outside the network.
 
 A denoiser here is what samplers take: (x_t (B, ...), t (B,)) -> Prediction.
 """
@@ -33,27 +33,82 @@ def guided(
     Raises:
         ValueError: cond and null differ in keys, or a value is None in one and not in the other.
     """
-    if cond.keys() != null.keys():
-        raise ValueError(f"cond has the keys {sorted(cond)}, null has {sorted(null)}")
     if scale == 1:
+        _check_keys(cond, null)
         return lambda x_t, t: denoise(x_t, t, **cond)
+    return composed(denoise, [cond], null, torch.tensor([[scale]], dtype=torch.float64))
 
-    both = {key: _stack(key, cond[key], null[key]) for key in cond}                                      # (2B, ...)
+
+def composed(
+    denoise: Callable[..., Prediction], conds: list[Conditioning], null: Conditioning, weights: Tensor
+) -> Callable[[Tensor, Tensor], Prediction]:
+    """Several conditions at once: null + sum over k of w_k (cond_k - null) (Liu et al. 2022, "Compositional Visual
+    Generation with Composable Diffusion Models", eq. 11). With one condition it is classifier-free guidance.
+
+    Only x_0 and eps are composed; the variance is the first condition's, as in `guided`.
+
+    Args:
+        denoise, null: as for `guided`; called once a step, on the batch [cond_1; ...; cond_K; null].
+        conds: K conditionings, as `cond` of `guided`.
+        weights: (K, B) or (K, 1). Negative ones lead away from a condition.
+
+    Raises:
+        ValueError: as `guided`.
+    """
+    for cond in conds:
+        _check_keys(cond, null)
+    groups = [*conds, null]
+    every = {key: _stack(key, [group[key] for group in groups]) for key in null}                    # ((K + 1) B, ...)
 
     def denoiser(x_t: Tensor, t: Tensor) -> Prediction:
-        prediction = denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), **both)                           # (2B, ...)
-        x_0, x_0_null = prediction.x_0.chunk(2)                                                           # (B, ...)
-        eps, eps_null = prediction.eps.chunk(2)
-        var_frac = None if prediction.var_frac is None else prediction.var_frac.chunk(2)[0]
-        return Prediction(torch.lerp(x_0_null, x_0, scale), torch.lerp(eps_null, eps, scale), var_frac)
+        n = len(groups)
+        prediction = denoise(torch.cat([x_t] * n), t.repeat(n), **every)                            # ((K + 1) B, ...)
+
+        def compose(values: Tensor) -> Tensor:
+            *with_cond, without = values.chunk(n)                                                        # (B, ...)
+            total = without
+            for value, weight in zip(with_cond, weights):
+                total = total + weight.to(value).reshape(-1, *[1] * (value.ndim - 1)) * (value - without)
+            return total
+
+        var_frac = None if prediction.var_frac is None else prediction.var_frac.chunk(n)[0]
+        return Prediction(compose(prediction.x_0), compose(prediction.eps), var_frac)
 
     return denoiser
 
 
-def _stack(key: str, cond: Tensor | None, null: Tensor | None) -> Tensor | None:
-    if (cond is None) != (null is None):
+def keeping(
+    denoiser: Callable[[Tensor, Tensor], Prediction], schedule: Schedule, x_0: Tensor, mask: Tensor
+) -> Callable[[Tensor, Tensor], Prediction]:
+    """Inpainting: x_0-hat is the given x_0 wherever the mask is 0, and eps agrees with it.
+
+    So what is kept follows the line from its own noise to x_0 in any sampler, and ends at x_0; what is drawn sees it at
+    the right noise level in every step, as in RePaint (Lugmayr et al. 2022, eq. 8) with one noise for all steps.
+
+    Args:
+        denoiser: (x_t, t) -> Prediction.
+        x_0: (B, C, ...) what is kept.
+        mask: broadcasts to x_0, in 0..1: 1 where to draw, 0 where to keep, a mixture between.
+    """
+
+    def keeping_denoiser(x_t: Tensor, t: Tensor) -> Prediction:
+        prediction = denoiser(x_t, t)
+        kept = torch.lerp(x_0.to(prediction.x_0), prediction.x_0, mask.to(prediction.x_0))
+        return Prediction(kept, process.eps_from_x_0(schedule, x_t.to(kept), kept, t), prediction.var_frac)
+
+    return keeping_denoiser
+
+
+def _check_keys(cond: Conditioning, null: Conditioning) -> None:
+    if cond.keys() != null.keys():
+        raise ValueError(f"cond has the keys {sorted(cond)}, null has {sorted(null)}")
+
+
+def _stack(key: str, values: list[Tensor | None]) -> Tensor | None:
+    absent = [value is None for value in values]
+    if any(absent) and not all(absent):
         raise ValueError(f"{key!r} is None in one of cond and null and a tensor in the other")
-    return None if cond is None else torch.cat([cond, null])
+    return None if all(absent) else torch.cat(values)
 
 
 def thresholded(

@@ -86,8 +86,11 @@ class Schedule:
             self._on_device[t.device] = self._alpha_bar_from_clean.to(t.device)
         return self._on_device[t.device][t + 1]
 
-    def timesteps(self, n: int, spacing: str = "linspace") -> Tensor:
+    def timesteps(self, n: int, spacing: str = "linspace", strength: float = 1.0) -> Tensor:
         """n of the T timesteps, for a sampler that skips: LongTensor (n,), strictly decreasing.
+
+        strength: in (0, 1], the share of the way from clean data to noise: of the n, only the last strength n, at least
+            one, for a sampler that begins with a picture noised so far (SDEdit, Meng et al. 2022).
 
         The spacings bear the names of Lin et al. 2023 (arXiv:2305.08891, table 2):
             linspace: both ends included, from T-1 to 0 (for n = 1: T-1).
@@ -95,11 +98,13 @@ class Schedule:
             trailing: steps of T / n down from T-1; ends above 0.
 
         Raises:
-            ValueError: n is outside 1..T, or the spacing is unknown.
+            ValueError: n is outside 1..T, strength outside (0, 1], or the spacing is unknown.
         """
         T = self.num_timesteps
         if not 1 <= n <= T:
             raise ValueError(f"the number of steps must lie in 1..{T}, got {n}")
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must lie above 0 and not above 1, got {strength}")
         i = torch.arange(n, dtype=torch.float64, device="cpu")
         if spacing == "linspace":
             rising = (i * (T - 1) / (n - 1)).round() if n > 1 else i + T - 1
@@ -109,7 +114,7 @@ class Schedule:
             rising = (T - i * T / n).round().flip(0) - 1
         else:
             raise ValueError(f"unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
-        return rising.long().flip(0)
+        return rising.long()[: max(1, round(strength * n))].flip(0)
 
 
 def broadcast(coefficient: Tensor, x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from ..data.captions import ClassCaptions
 from ..errors import UserError
 from ..files import read_lines
 from ..hub import any_clip
-from ..pipeline import UnCLIP, seeds_from
+from ..pipeline import UnCLIP
+from ..seeds import seeds_from
 from ..zero_shot import TEMPLATES, ZeroShotClassifier
 from .curves import write_curve
 from .features import ClipFeatures, features_by

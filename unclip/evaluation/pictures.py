@@ -65,7 +65,7 @@ class Brief:
         with tqdm(total=len(jobs), desc=desc, unit="picture", unit_scale=True, leave=False) as bar:
             drawn = model.sample_each(
                 jobs, settings, image_embed=repeated(self.image_embed, each),
-                callback=lambda share: bar.update(share * len(jobs) - bar.n),
+                callback=lambda step: bar.update(step.share * len(jobs) - bar.n),
             )  # fmt: skip
         labels = None if self.labels is None else torch.as_tensor(self.labels)
         return Pictures(to_bytes(drawn), [prompt for prompt, _ in jobs], repeated(labels, each))

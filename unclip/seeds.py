@@ -1,0 +1,19 @@
+"""Which seeds pictures are drawn with."""
+
+from .errors import UserError
+
+# A CPU generator of torch looks at 32 bits of a seed, and a picture takes two seeds.
+MAX_SEED = 2**31 - 1
+
+
+def seeds_from(seed, num_images):
+    """The seeds of the pictures of one prompt: from a first one on, or a list. Raises UserError where there are none."""
+    if num_images < 1:
+        raise UserError(f"{num_images} images: ask for at least 1")
+    if not isinstance(seed, int):
+        if len(seed) != num_images:
+            raise UserError(f"{len(seed)} seeds for {num_images} images: give as many")
+        return [s for one in seed for s in seeds_from(one, 1)]
+    if not 0 <= seed <= MAX_SEED + 1 - num_images:
+        raise UserError(f"seed {seed} for {num_images} images: choose 0 to {MAX_SEED + 1 - num_images}")
+    return range(seed, seed + num_images)
