@@ -22,6 +22,7 @@ from unclip import cli
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_sampling_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture; the next take the next seeds")
     parser.add_argument("--data", metavar="DIR", help="real pictures: shards, or a plain folder of pictures")
     parser.add_argument("--split", default="test", help="of the shards (default: test)")
     parser.add_argument("--all-real", action="store_true",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unclip.generate import GRID_ROWS, file_names, slug
+from unclip.generate import GRID_ROWS
+from unclip.outputs import file_names, slug
 from unclip.pipeline import UnCLIP
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "generate.py"

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from unclip.errors import UserError
-from unclip.prompts import checked, notes, read_prompts
+from unclip.prompts import checked, notes, parsed, read_prompts
 
 VOCABULARY = {"a", "photo", "of", "dog", "cat", "bridge", "butterfly"}
 
@@ -60,3 +60,40 @@ def test_a_prompt_is_too_long_when_it_does_not_fit_with_its_markers(words, cut):
     lines = notes(" ".join(["dog"] * words), clip(6), VOCABULARY)
     assert len(lines) == cut
     assert not cut or ("7 tokens" in lines[0] and "cut after 6" in lines[0])
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("prompt, parts, weights", [
+    ("a dog:1.2", ("a dog",), (1.2,)),
+    ("a dog : 2", ("a dog",), (2.0,)),
+    ("a dog AND a beach", ("a dog", "a beach"), (1.0, 1.0)),
+    ("a dog:1.5 AND a beach:.5 AND snow:-0.3", ("a dog", "a beach", "snow"), (1.5, 0.5, -0.3)),
+    (r"a clock at 10\:30:2", ("a clock at 10:30",), (2.0,)),
+])  # fmt: skip
+def test_weights_of_a_prompt(prompt, parts, weights):
+    found = parsed(prompt)
+    assert (found.parts, found.weights) == (parts, weights)
+
+
+@pytest.mark.parametrize("prompt, plain", [
+    ("a dog", "a dog"), ("salt and pepper", "salt and pepper"), ("SAND AND", "SAND AND"), ("a photo of: a dog", "a photo of: a dog"),
+    ("a dog:big", "a dog:big"), (r"at 10\:30", "at 10:30"), ("4:3 ratio", "4:3 ratio"), (":", ":"), (":2", ":2"),
+])  # fmt: skip
+def test_a_prompt_without_weights_is_a_string(prompt, plain):
+    assert parsed(prompt) == plain
+
+
+def test_a_composition_reads_as_what_is_wanted():
+    assert str(parsed("a dog:1.5 AND snow:-0.3 AND a beach")) == "a dog, a beach"
+
+
+@pytest.mark.parametrize("prompt, says", [
+    ("a dog:1.2.3", "'1.2.3'"), ("a dog:1,5", "'1,5'"), ("a dog:5x", "'5x'"), ("a dog:1e9", "'1e9'"), ("a clock at 10:30", "'30'"),
+    ("a dog:-1", "asks for nothing"), ("a dog:0", "asks for nothing"), ("a dog AND ", "empty part"), (" AND a dog:1", "empty part"),
+])  # fmt: skip
+def test_a_wrong_weight_is_one_line(prompt, says):
+    for read in (parsed, checked):
+        with pytest.raises(UserError) as error:
+            read(prompt)
+        assert says in str(error.value) and "\n" not in str(error.value)

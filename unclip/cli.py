@@ -52,7 +52,6 @@ def config_and_overrides(description, argv=None):
 def add_sampling_options(parser):
     """Options of every script that draws pictures; `sampling_settings` reads them."""
     parser.add_argument("--model", default="pocket", help="pocket (default), a model folder, or a hub id")
-    parser.add_argument("--seed", type=int, default=0, help="of a prompt's first picture; the next take the next seeds")
     parser.add_argument("--steps", type=int, help="steps of the decoder")
     parser.add_argument("--prior-steps", type=int, help="steps of the prior")
     parser.add_argument("--guidance-scale", type=float, help="guidance of the decoder; 1: none")
@@ -64,6 +63,8 @@ def add_sampling_options(parser):
     parser.add_argument("--upsampler-blur", type=float, help="blur of what an upsampler is given, in pixels")
     parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
     parser.add_argument("--sampler", help="ddpm, ddim or dpm++")
+    parser.add_argument("--eta", type=float, help="noise in the steps of ddim: 0 none, 1 as much as ddpm")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what the pictures are led away from")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
 
 
@@ -81,7 +82,30 @@ def sampling_settings(args):
         "upsampler_blur": args.upsampler_blur,
         "stop_after": args.stop_after,
         "sampler": args.sampler,
+        "eta": args.eta,
+        "negative_prompt": args.negative_prompt,
     }
+
+
+def add_drawing_options(parser):
+    """Options of every script that writes the pictures it draws; `drawing` reads them."""
+    add_sampling_options(parser)
+    parser.add_argument("--seed", type=seeds, default=0, metavar="N[,N...]",
+                        help="of the first picture, the next take the next seeds; or a seed for each picture: 3,17,99")  # fmt: skip
+    parser.add_argument("--out", default="outputs", help="the folder to write to (default: outputs)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--offload", action="store_true", help="keep on the device none but the part that runs")
+
+
+def drawing(args):
+    """What `add_drawing_options` asked for, as keywords of `generate`, `edit` and `explore`."""
+    names = ("out", "seed", "device", "dtype", "offload")
+    return {"model_name": args.model, "settings": sampling_settings(args), **{name: getattr(args, name) for name in names}}
+
+
+def seeds(text):
+    """A seed, or several with commas between them."""
+    return int(text) if "," not in text else [int(one) for one in text.split(",")]
 
 
 def output_folder(path):

@@ -42,33 +42,38 @@ def parsed(prompt):
     Raises:
         UserError: a weight that is no number or out of range, an empty part, or nothing that is wanted.
     """
-    given = [part.strip() for part in AND.split(prompt)]
-    found = [WEIGHTED.fullmatch(part) for part in given]
-    texts = [(m[1] if m else part).replace("\\:", ":") for m, part in zip(found, given)]
-    if len(texts) == 1 and not found[0]:
+    texts, weights = zip(*(split_weight(part) for part in AND.split(prompt)))
+    if weights == (None,):
         return texts[0]
     if not all(texts):
         raise UserError(f"{prompt[:60]!r} has an empty part: write something on both sides of AND, and before a weight")
-    weights = tuple(weight(m[2], prompt) if m else 1.0 for m in found)
+    weights = tuple(1.0 if w is None else w for w in weights)
     if not any(w > 0 for w in weights):
         raise UserError(f"{prompt[:60]!r} asks for nothing: give one part a weight above 0")
-    return Composition(tuple(texts), weights)
+    return Composition(texts, weights)
 
 
-def weight(text, prompt):
-    """A weight as a number. Raises UserError for what is none, or out of range."""
+def split_weight(text):
+    """"a dog:1.2" as ("a dog", 1.2), and "a dog" as ("a dog", None); "\\:" becomes ":".
+
+    Raises:
+        UserError: what stands after the last colon begins like a number, and is none or out of range.
+    """
+    found = WEIGHTED.fullmatch(text.strip())
+    if not found:
+        return text.strip().replace("\\:", ":"), None
     try:
-        number = float(text)
+        weight = float(found[2])
     except ValueError:
-        number = math.nan
-    if not abs(number) <= MAX_WEIGHT:
-        least = f"the weight {text!r} in {prompt[:60]!r} is no number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
-        raise UserError(f"{least}; write \\: for a colon that is no weight's")
-    return number
+        weight = math.nan
+    if not abs(weight) <= MAX_WEIGHT:
+        wrong = f"the weight {found[2]!r} of {found[1][:60]!r} is no number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+        raise UserError(f"{wrong}; write \\: for a colon that is no weight's")
+    return found[1].replace("\\:", ":"), weight
 
 
 def checked(prompts):
-    """A prompt or several as a list. Raises UserError for an empty one, or none."""
+    """A prompt or several as a list. Raises UserError for an empty one, or none, or a wrong weight (see `parsed`)."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise UserError('no prompt: write what to draw, e.g. "a photo of a dog"')
@@ -76,6 +81,8 @@ def checked(prompts):
         raise UserError('an empty prompt: write what to draw, e.g. "a photo of a dog"')
     if any(p.encode("utf-8", "ignore").decode("utf-8") != p for p in prompts):
         raise UserError("a prompt is not valid UTF-8 text: type it again")
+    for prompt in prompts:
+        parsed(prompt)
     return prompts
 
 

@@ -6,6 +6,13 @@ from .errors import UserError
 MAX_SEED = 2**31 - 1
 
 
+def how_many(num_images, seed, default=4):
+    """How many pictures are meant, where no number (None) is given: one for each of a list of seeds, or `default`."""
+    if num_images is not None:
+        return num_images
+    return default if isinstance(seed, int) else len(seed)
+
+
 def seeds_from(seed, num_images):
     """The seeds of the pictures of one prompt: from a first one on, or a list. Raises UserError where there are none."""
     if num_images < 1:

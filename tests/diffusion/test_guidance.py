@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unclip.diffusion import Denoiser, Prediction, Schedule, ddim, guided, process, thresholded
+from unclip.diffusion import SAMPLERS, Denoiser, Prediction, Schedule, composed, ddim, guided, keeping, process, thresholded
 from unclip.diffusion.guidance import dynamic_threshold
 
 
@@ -118,3 +118,75 @@ def test_thresholding_with_no_threshold_is_nothing(schedule):
 def test_bad_thresholds_are_errors(schedule, bad):
     with pytest.raises(ValueError):
         thresholded(far_off(torch.zeros(1), schedule), schedule, **bad)
+
+
+# ---- several conditions ----------------------------------------------------------------------------------------------
+
+def test_one_condition_composed_is_guidance(setting):
+    _, denoiser, x_t, t, cond, null = setting
+    one, plain = composed(denoiser, [cond], null, torch.full((1, 1), 3.0))(x_t, t), guided(denoiser, cond, null, 3.0)(x_t, t)
+    torch.testing.assert_close(one.x_0, plain.x_0)
+    torch.testing.assert_close(one.var_frac, plain.var_frac)
+
+
+def test_conditions_add_up_by_their_weights_picture_by_picture(setting):
+    network, denoiser, x_t, t, cond, null = setting
+    other = {"c": torch.tensor([0.7, -0.2, 0.4], dtype=torch.float64), "caption": None}
+    weights = torch.tensor([[1.0, 2.0, 0.0], [0.5, -1.0, 3.0]], dtype=torch.float64)
+    found = composed(denoiser, [cond, other], null, weights)(x_t, t)
+    assert network.batches == [9]
+    a, b, without = denoiser(x_t, t, **cond), denoiser(x_t, t, **other), denoiser(x_t, t, **null)
+    for name in ("x_0", "eps"):
+        u, v, w = (getattr(p, name) for p in (a, b, without))
+        expected = w + weights[0][:, None] * (u - w) + weights[1][:, None] * (v - w)
+        torch.testing.assert_close(getattr(found, name), expected)
+    torch.testing.assert_close(found.var_frac, a.var_frac)
+
+
+def test_weight_zero_ignores_a_condition_and_a_negative_one_leads_away(setting):
+    _, denoiser, x_t, t, cond, null = setting
+    without = denoiser(x_t, t, **null)
+    ignored, away = (composed(denoiser, [cond], null, torch.full((1, 3), w))(x_t, t) for w in (0.0, -1.0))
+    torch.testing.assert_close(ignored.x_0, without.x_0)
+    torch.testing.assert_close(away.x_0 - without.x_0, without.x_0 - denoiser(x_t, t, **cond).x_0)
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_kept_ends_as_it_was_in_every_sampler(schedule, generator, sampler):
+    """And what is drawn is what the sampler draws of it where the denoiser looks at no neighbour."""
+    x_0, x_T = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64).unbind()
+    mask = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+
+    def denoiser(x_t, t):
+        guess = torch.sin(3 * x_t)
+        return Prediction(guess, process.eps_from_x_0(schedule, x_t, guess, t))
+
+    def draw(denoise):
+        steps = torch.Generator().manual_seed(1)
+        return SAMPLERS[sampler](denoise, x_T, schedule.timesteps(7), schedule,
+                                 noise=lambda x: torch.randn(x.shape, generator=steps, dtype=x.dtype))  # fmt: skip
+
+    kept, free = draw(keeping(denoiser, schedule, x_0, mask)), draw(denoiser)
+    torch.testing.assert_close(kept[:, mask == 0], x_0[:, mask == 0])
+    torch.testing.assert_close(kept[:, mask == 1], free[:, mask == 1])
+
+
+def test_what_is_kept_has_its_own_noise_at_every_level(schedule, generator):
+    """In a deterministic sampler it is q_sample of the kept picture with the noise that it began with."""
+    x_0, eps = torch.randn(2, 1, 5, generator=generator, dtype=torch.float64).unbind()
+    timesteps, seen = schedule.timesteps(5), []
+    x_T = process.q_sample(schedule, x_0, int(timesteps[0]), eps)
+    nothing = lambda x_t, t: Prediction(torch.zeros_like(x_t), x_t)  # noqa: E731
+    ddim(keeping(nothing, schedule, x_0, torch.zeros(1)), x_T, timesteps, schedule, callback=lambda i, n, x, p: seen.append(x))
+    for t, x_t in zip(timesteps.tolist(), seen):
+        torch.testing.assert_close(x_t, process.q_sample(schedule, x_0, t, eps))
+
+
+def test_a_mask_between_mixes(schedule):
+    x_t, t, x_0 = torch.zeros(1, 2), torch.tensor([400]), torch.tensor([[1.0, -1.0]])
+    guess = lambda x_t, t: Prediction(torch.full_like(x_t, 0.5), x_t)  # noqa: E731
+    found = keeping(guess, schedule, x_0, torch.tensor([0.25]))(x_t, t)
+    torch.testing.assert_close(found.x_0, 0.25 * 0.5 + 0.75 * x_0)
+    torch.testing.assert_close(process.q_sample(schedule, found.x_0, t, found.eps), x_t, rtol=0, atol=1e-6)

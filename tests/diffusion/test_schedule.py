@@ -85,3 +85,17 @@ def test_bad_arguments_are_named():
     for beta in ([0.1, 1.0], [0.0, 0.1], [0.1], [[0.1, 0.1]]):
         with pytest.raises(ValueError, match="beta"):
             Schedule(beta)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("strength, kept", [(1.0, 10), (0.7, 7), (0.25, 2), (0.001, 1)])
+def test_a_strength_leaves_the_last_of_the_steps(spacing, strength, kept):
+    schedule = Schedule.cosine()
+    whole = schedule.timesteps(10, spacing)
+    assert schedule.timesteps(10, spacing, strength).tolist() == whole[-kept:].tolist()
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.1])
+def test_a_strength_that_is_no_share_is_refused(strength):
+    with pytest.raises(ValueError, match="strength"):
+        Schedule.cosine().timesteps(10, strength=strength)

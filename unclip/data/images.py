@@ -1,6 +1,7 @@
 """Pictures to tensors and back. Everywhere a picture is uint8 (3, H, W) in 0..255 or float (3, H, W) in [-1, 1]."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 
 from ..errors import UserError, first_line
 
+MAX_PIXELS = 100_000_000  # of a picture that a user gives: 10,000 x 10,000
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -27,15 +29,35 @@ def read_image(path):
     """A picture file as an RGB PIL image (see `to_rgb`).
 
     Raises:
-        UserError: no such file, or no picture in it.
+        UserError: no such file, no picture in it, or one of more than MAX_PIXELS, which is not unpacked.
     """
     if not Path(path).is_file():
         raise UserError(f"no picture file {path}")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is ours
+            image = Image.open(path)
+        with image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(f"the picture {path} has {width}x{height} pixels: shrink it to {MAX_PIXELS:,} at most")
             return to_rgb(image)
+    except (UserError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(f"the picture {path} is enormous: shrink it to {MAX_PIXELS:,} pixels at most") from None
     except Exception as error:  # PIL's many ways to fail on a broken file
         raise UserError(f"cannot read the picture {path} ({first_line(error)}): give a PNG, JPEG or WebP file") from None
+
+
+def image_files(folder):
+    """The paths of a folder's picture files, sorted by name. Raises UserError where there is no folder, or none in it."""
+    if not Path(folder).is_dir():
+        raise UserError(f"no folder {folder}: name one with pictures")
+    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(f"no pictures in {folder}: it needs files such as .png or .jpg")
+    return paths
 
 
 def to_rgb(image):

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ..data.captions import PLAIN_TEMPLATES
 from ..data.embeddings import attach_embeddings
-from ..data.images import IMAGE_SUFFIXES, read_image, square, to_bytes, to_uint8
+from ..data.images import image_files, read_image, square, to_bytes, to_uint8
 from ..data.table import Table, load_table
 from ..errors import UserError
 from ..zero_shot import fill
@@ -123,13 +123,8 @@ def pictures_of_folder(folder, side=None):
     Raises:
         UserError: no folder, no picture in it, one that is broken, or sizes that differ.
     """
-    if not Path(folder).is_dir():
-        raise UserError(f"no folder {folder}: name one with pictures, or with shards")
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(f"no pictures in {folder}: it needs files such as .png or .jpg, or shards")
     images, size = [], None
-    for path in paths:
+    for path in image_files(folder):
         image = read_image(path)
         if side is None and size not in (None, image.size):
             (a, b), (c, d) = size, image.size
