@@ -26,7 +26,7 @@ def main(argv=None):
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
     args = parser.parse_args(argv)
 
-    from unclip.demo import diffusion_demo
+    from unclip.diffusion_demo import diffusion_demo
 
     diffusion_demo(
         model_name=args.model,

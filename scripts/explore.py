@@ -18,7 +18,7 @@ def main(argv=None):
 
     spread = commands.add_parser("spread", help="what a prompt leaves open to prior and decoder")
     spread.add_argument("prompt")
-    spread.add_argument("--num-images", type=int, default=8, help="default 8")
+    spread.add_argument("--num-images", type=int, help="default 8, or as many as there are seeds")
 
     neighbours = commands.add_parser("neighbours", help="the pictures of a folder nearest to a picture or prompt")
     neighbours.add_argument("item", metavar="ITEM", help="a picture file or a prompt")
@@ -30,16 +30,14 @@ def main(argv=None):
     components.add_argument("--pictures", required=True, metavar="DIR", help="whose components; the more, the better")
     components.add_argument("--counts", nargs="+", type=int, metavar="N", help="default: 1, 2, 4, ... as many as there are")
 
-    own = {"spread": ("prompt", "num_images"), "neighbours": ("item", "pictures", "count"),
-           "components": ("image", "pictures", "counts")}  # fmt: skip
     for command in (spread, neighbours, components):
         cli.add_drawing_options(command)
-    args = parser.parse_args(argv)
+    args = vars(parser.parse_args(argv))
+    drawing = cli.drawing(args)
 
     from unclip import explore
 
-    run = {"spread": explore.open_questions, "neighbours": explore.neighbours, "components": explore.components}
-    run[args.command](**{key: getattr(args, key) for key in own[args.command]}, **cli.drawing(args))
+    getattr(explore, args.pop("command"))(**args, **drawing)
 
 
 if __name__ == "__main__":

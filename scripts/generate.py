@@ -17,11 +17,12 @@ def main(argv=None):
     parser.add_argument("prompt", nargs="*", help='may have weights: "a dog:1.2", "a dog AND a beach:0.5"')
     parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt a line")
     parser.add_argument("--num-images", type=int, help="pictures a prompt (default 4, or as many as there are seeds)")
-    args = parser.parse_args(argv)
+    args = vars(parser.parse_args(argv))
+    drawing = cli.drawing(args)
 
     from unclip.generate import generate
 
-    generate(prompts=args.prompt, prompt_file=args.prompts, num_images=args.num_images, **cli.drawing(args))
+    generate(prompts=args["prompt"], prompt_file=args["prompts"], num_images=args["num_images"], **drawing)
 
 
 if __name__ == "__main__":

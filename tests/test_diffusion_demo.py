@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unclip import demo
+from unclip import diffusion_demo as demo
 from unclip.diffusion import Schedule
 
 PHOTOGRAPH = Path(__file__).resolve().parents[1] / "data" / "photos" / "cat.jpg"
@@ -81,9 +81,9 @@ def test_captions_count_as_the_papers_do():
     assert t == "t = 1000" and float(alpha_bar.split()[1]) == pytest.approx(schedule.alpha_bar[-1].item(), rel=0.01)
 
 
-def test_spread():
-    assert demo.spread(-1, 999, 8) == [-1, 142, 285, 428, 570, 713, 856, 999]
-    assert demo.spread(0, 1, 8) == [0, 1]
+def test_evenly():
+    assert demo.evenly(-1, 999, 8) == [-1, 142, 285, 428, 570, 713, 856, 999]
+    assert demo.evenly(0, 1, 8) == [0, 1]
 
 
 @pytest.mark.parametrize("size", [8, 64, 200])

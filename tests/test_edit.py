@@ -52,7 +52,7 @@ def test_pictures_a_png_each_and_a_grid(edit, files, argv):
     assert sorted((files / "out").iterdir()) == sorted(files / p for p in out)
 
 
-@pytest.mark.parametrize("argv", [["blend", "cat.png", "a dog"], ["text", "cat.png", "a dog", "--base", "a cat"]])
+@pytest.mark.parametrize("argv", [["blend", "cat.png", "a dog"], ["edit", "cat.png", "a dog", "--base", "a cat"]])
 def test_frames_a_png_each_a_strip_and_an_animation(edit, argv):
     code, out, _ = edit(*argv, "--frames", "4", "--steps", "3")
     assert code == 0 and [Path(p).suffix for p in out] == [".png"] * 5 + [".gif"]
@@ -66,7 +66,7 @@ def test_frames_a_png_each_a_strip_and_an_animation(edit, argv):
 
 
 def test_what_stands_in_the_file_draws_the_file_again(edit, model_files):
-    _, out, _ = edit("text", "cat.png", "a dog", "--frames", "3", "--seed", "4", "--strength", "0.6")
+    _, out, _ = edit("edit", "cat.png", "a dog", "--frames", "3", "--seed", "4", "--strength", "0.6")
     facts = Image.open(out[-3]).text
     model = UnCLIP.from_pretrained(model_files)
     again = model.edit(INK, facts["caption"], base=facts["base"], strength=json.loads(facts["strength"]), num_frames=3,
@@ -76,11 +76,34 @@ def test_what_stands_in_the_file_draws_the_file_again(edit, model_files):
 
 def test_seeds_may_be_named_one_by_one(edit):
     code, out, _ = edit("vary", "cat.png", "--seed", "3,17,99")
-    assert code == 0 and [Path(p).name for p in out] == [f"cat-vary-{k}.png" for k in ("3", "17", "99", "3-grid")]
+    assert code == 0 and [Path(p).name for p in out] == [f"vary-fidelity-0-cat-{k}.png" for k in ("3", "17", "99", "3-grid")]
+
+
+@pytest.mark.parametrize("one, other", [
+    (["redraw", "cat.png", "a dog"], ["redraw", "cat.png", "a cat"]),
+    (["vary", "cat.png", "--fidelity", "0.5"], ["vary", "cat.png", "--fidelity", "1"]),
+    (["edit", "cat.png", "a dog " * 20, "--strength", "0.2"], ["edit", "cat.png", "a dog " * 20, "--strength", "0.3"]),
+])  # fmt: skip
+def test_different_drawings_do_not_share_a_file(edit, one, other):
+    assert not set(edit(*one)[1]) & set(edit(*other)[1])
+
+
+def test_a_colon_that_is_no_weights_reaches_the_model_as_one(edit, monkeypatch):
+    seen = []
+    monkeypatch.setattr(UnCLIP, "texts", lambda self, prompts, *rest, f=UnCLIP.texts: seen.extend(prompts) or f(self, prompts, *rest))
+    for argv in (["mix", r"the dog 10\:30:0.5", "cat.png"], ["edit", "cat.png", r"the dog 10\:30"], ["blend", r"the dog 10\:30", "cat.png"],
+                 ["redraw", "cat.png", r"the dog 10\:30"], ["redraw", "cat.png", "a dog", "--negative-prompt", r"the dog 10\:30"]):  # fmt: skip
+        seen.clear()
+        assert edit(*argv)[0] == 0 and "the dog 10:30" in seen
+
+
+def test_a_long_prompt_is_no_file_name(edit):
+    code, out, _ = edit("mix", "the dog " * 100, "cat.png:0.5", "--num-images", "1")
+    assert code == 0 and all(len(Path(p).name) < 100 for p in out)
 
 
 def test_words_that_the_model_never_saw_are_noted(edit):
-    for argv in (["blend", "cat.png", "a brigde"], ["text", "cat.png", "a brigde"], ["redraw", "cat.png", "a brigde"]):
+    for argv in (["blend", "cat.png", "a brigde"], ["edit", "cat.png", "a brigde"], ["redraw", "cat.png", "a brigde"]):
         code, _, err = edit(*argv)
         assert code == 0 and any("never saw 'brigde'" in line for line in err)
 
@@ -105,9 +128,15 @@ def test_stages_can_be_seen(edit, cascade_files):
     (["blend", "cat.png", "a dog:1.5.1"], "'1.5.1'"),
     (["mix", "cat.png:much1", "a dog:0.5x"], "'0.5x'"),
     (["mix", "cat.png:1", "cat.png:-1"], "cancel"),
-    (["text", "cat.png", " "], "an empty prompt"),
+    (["edit", "cat.png", " "], "an empty prompt"),
     (["redraw", "cat.png", "--strength", "0"], "strength 0.0"),
     (["redraw", "cat.png", "a dog:1,2"], "'1,2'"),
+    (["edit", "cat.png", "a dog:2"], "has weights, which do nothing there"),
+    (["vary", "cat.png", "--negative-prompt", "a dog:2"], "has weights, which do nothing there"),
+    (["vary", "cat.png", "--negative-prompt", "a dog", "--guidance-scale", "1"], "does nothing without guidance"),
+    (["blend", "cat.png", "a dog", "--seed", "1,2"], "2 seeds: all frames share one"),
+    (["blend", "cat.png", "a dog", "--eta", "0.5"], "drawn without eta"),
+    (["blend", "cat.png", "a dog", "--steps", "0"], "num_inference_steps = 0"),
     (["inpaint", "cat.png", "small.png", "a dog"], "the mask is 9x9, the picture 24x24"),
     (["inpaint", "cat.png", "missing.png"], "no picture file missing.png"),
     (["vary", "cat.png", "--stop-after", "upsampler-1"], "no stage 'upsampler-1'"),

@@ -48,6 +48,11 @@ def test_components_from_one_to_all(explore, folder):
     assert Image.open(out[1]).width == 5 * 128 + 4 * 2
 
 
+def test_the_spread_of_named_seeds(explore):
+    code, out, _ = explore("spread", "a dog", "--seed", "3,17")
+    assert code == 0 and "n=2" in out[0]
+
+
 def test_the_spread_of_a_prompt(explore):
     code, out, _ = explore("spread", "a dog", "--num-images", "3")
     assert code == 0 and "n=3" in out[0] and "of 16" in out[1]
@@ -59,7 +64,7 @@ def test_the_spread_of_a_prompt(explore):
     (["neighbours", "a dog", "--pictures", "{empty}"], "no pictures in"),
     (["neighbours", "a dog", "--pictures", "{folder}", "--count", "0"], "--count 0"),
     (["neighbours", "missing.png", "--pictures", "{folder}"], "no picture file missing.png"),
-    (["components", "{folder}/0.png", "--pictures", "{folder}", "--counts", "6"], "6 components"),
+    (["components", "{folder}/0.png", "--pictures", "{folder}", "--counts", "6"], "choose 1 to 5"),
     (["components", "{folder}/0.png", "--pictures", "{folder}", "--counts", "0"], "choose 1 to"),
     (["components", "{folder}/0.png", "--pictures", "{one}"], "two or more"),
     (["spread", "a dog", "--num-images", "1"], "2 or more"),

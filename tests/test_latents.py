@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unclip.latents import mixture, nearest, principal_components, projected, slerp, spread, text_diff
+from unclip.latents import mixture, nearest, principal_components, projected, slerp, spread_of, text_diff
 
 
 def vectors(*shape, seed=0):
@@ -78,6 +78,12 @@ def test_the_mixture_of_two_is_half_way():
     torch.testing.assert_close(mixture(torch.cat([a, b]), [1.0, 0.0]), a[0])
 
 
+def test_a_negative_weight_leads_away_whatever_the_lengths():
+    mixed = mixture(torch.tensor([[10.0, 0.0], [0.0, 12.0]]), [1.0, -0.9])
+    torch.testing.assert_close(F.normalize(mixed, dim=0), F.normalize(torch.tensor([1.0, -0.9]), dim=0))
+    assert 10 < mixed.norm() < 12
+
+
 def test_weights_that_cancel_are_refused():
     a = vectors(1, 8)
     for pair, weights in ((torch.cat([a, -a]), [1.0, 1.0]), (torch.cat([a, a]), [1.0, -1.0]), (torch.cat([a, a]), [-1, -1])):
@@ -131,11 +137,11 @@ def test_the_nearest_have_the_largest_cosine_whatever_their_length():
 
 def test_spread_of_known_sets():
     crossed = torch.cat([torch.eye(3), -torch.eye(3)]) * 4
-    figures = spread(crossed)
+    figures = spread_of(crossed)
     # of 30 ordered pairs, 6 are opposite and 24 at a right angle; the three directions vary equally
     assert figures["mean_cosine"] == pytest.approx(-6 / 30)
     assert figures["dimensions"] == pytest.approx(3)
     line = torch.tensor([[1.0, k, 0.0] for k in range(5)])
-    assert spread(line)["dimensions"] == pytest.approx(1)
-    same = spread(torch.ones(4, 3))
+    assert spread_of(line)["dimensions"] == pytest.approx(1)
+    same = spread_of(torch.ones(4, 3))
     assert same["mean_cosine"] == pytest.approx(1) and same["angle"] == pytest.approx(0, abs=1e-3)

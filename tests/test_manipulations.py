@@ -8,13 +8,21 @@ from PIL import Image
 
 from unclip.errors import UserError
 from unclip.latents import slerp, text_diff
-from unclip.manipulations import mask_at, pixels
+from unclip.manipulations import checked_mask, mask_at, pixels
+from unclip.pipeline import UnCLIP
 
 
 def picture(seed=0, size=(20, 20)):
     """A smooth picture, unlike that of another seed."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def half_mask(size, box):
+    """White in a box."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, box)
+    return mask
 
 
 def array(image):
@@ -156,6 +164,18 @@ def test_a_mask_is_cropped_and_shrunk_like_its_picture():
     assert mask_at(mask, 1).item() == pytest.approx(0.5, abs=0.01)
 
 
+def test_strokes_on_a_transparent_ground_are_a_mask():
+    strokes = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
+    strokes.paste((255, 255, 255, 255), (0, 0, 10, 20))
+    assert torch.equal(mask_at(checked_mask(strokes, picture(), 2), 2), torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]))
+
+
+def test_the_noise_of_a_jpeg_marks_nothing():
+    speckled = Image.effect_noise((20, 20), 20).point(lambda v: v // 8)
+    with pytest.raises(UserError, match="black all over"):
+        checked_mask(speckled, picture(), 8)
+
+
 # ---- the latent space ------------------------------------------------------------------------------------------------
 
 def test_all_components_are_the_pictures_embedding(model, asked):
@@ -168,9 +188,8 @@ def test_all_components_are_the_pictures_embedding(model, asked):
 
 def test_spread_shows_prior_and_decoder_apart(model, asked):
     embeds, by_prior, by_decoder = model.spread("a dog", num_images=3, seed=7)
-    (first, one_noise), (second, _) = asked
-    torch.testing.assert_close(first, embeds)
-    torch.testing.assert_close(second, embeds[:1].expand(3, -1))
+    (given, _), = asked
+    torch.testing.assert_close(given, torch.cat([embeds, embeds[:1].expand(3, -1)]))
     settings = model.settings()
     torch.testing.assert_close(embeds, model.image_embeddings(model.texts(["a dog"] * 3), [7, 8, 9], settings), rtol=1e-4, atol=1e-4)
     assert np.abs(array(by_prior[0]) - array(by_decoder[0])).max() <= 1
@@ -250,6 +269,59 @@ def test_what_a_callback_raises_ends_the_drawing_and_the_model_goes_on(model, me
     assert np.array_equal(array(before), array(model("a dog")[0]))
 
 
+# ---- on other devices, in other dtypes, with decoders that read captions ---------------------------------------------
+
+DRAWINGS = {
+    "vary": lambda model: model.vary(picture(), fidelity=0.5, num_images=2, batch_size=1),
+    "blend": lambda model: model.blend([picture(), "a dog"], num_frames=3),
+    "mix": lambda model: model.mix([picture(), "a dog"], [1.0, 2.0], num_images=1),
+    "edit": lambda model: model.edit(picture(), "a dog", num_frames=2),
+    "redraw": lambda model: model.redraw(picture(), "a dog:2", num_images=1, negative_prompt="a cat"),
+    "inpaint": lambda model: model.inpaint(picture(), half_mask((20, 20), (0, 0, 10, 20)), "a dog", num_images=1),
+    "spread": lambda model: model.spread("a dog", num_images=2)[1],
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_offloading_changes_nothing(model, model_files, name):
+    """The parts move to "cpu" here, so that the path is walked."""
+    offloaded = UnCLIP.from_pretrained(model_files, offload=True)
+    for one, other in zip(DRAWINGS[name](model), DRAWINGS[name](offloaded)):
+        assert np.abs(array(one) - array(other)).max() <= 1
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_half_precision_draws_about_the_same(model, model_files, name):
+    half = UnCLIP.from_pretrained(model_files, dtype=torch.bfloat16)
+    for one, other in zip(DRAWINGS[name](model), DRAWINGS[name](half)):
+        assert distance(one, other) < 0.15 * array(one).mean() + 5
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_decoder_that_reads_captions_draws_too(model, make_decoder, name):
+    reading = UnCLIP(model.clip, model.prior, make_decoder(text_dim=16), model.defaults)
+    assert all(image.size == (8, 8) for image in DRAWINGS[name](reading))
+
+
+def test_the_spread_of_a_prompt_is_shown_to_a_decoder_that_reads_it(model, make_decoder):
+    reading = UnCLIP(model.clip, model.prior, make_decoder(text_dim=16), model.defaults)
+    (alone,) = reading("a dog", seed=3)
+    assert np.abs(array(reading.spread("a dog", seed=3, num_images=2)[1][0]) - array(alone)).max() <= 1
+
+
+def test_the_place_of_a_picture_is_where_the_decoder_finds_it(model):
+    settings = model.deterministic({}, "test")
+    z, x_T = model.place(picture(), 5, settings)
+    torch.testing.assert_close(z, model.clip.encode_image([picture()]).float())
+    found = model.decoder.invert(pixels(picture(), 8), z, num_inference_steps=settings.num_inference_steps,
+                                 guidance_scale=settings.guidance_scale)  # fmt: skip
+    torch.testing.assert_close(x_T, found)
+
+
+def test_numbers_of_other_libraries_are_seeds(model):
+    assert np.array_equal(array(model("a dog", seed=np.int64(3))[0]), array(model("a dog", seed=3)[0]))
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("method, inputs, options, says", [
@@ -264,6 +336,13 @@ def test_what_a_callback_raises_ends_the_drawing_and_the_model_goes_on(model, me
     ("mix", [[picture(), picture()], [1.0, -1.0]], {}, "cancel"),
     ("edit", [picture(), "a dog"], {"base": "a dog"}, "mean the same"),
     ("edit", [picture(), ""], {}, "an empty prompt"),
+    ("edit", [picture(), "a dog:2"], {}, "has weights"),
+    ("blend", [["a dog", "a cat"]], {"eta": 0.5}, "drawn without eta"),
+    ("blend", [["a dog", "a cat"]], {"seed": [1, 2]}, "all frames share one"),
+    ("neighbours", [picture(), torch.ones(3, 16)], {"count": 0}, "0 neighbours"),
+    ("inpaint", [picture(size=(40, 20)), half_mask((40, 20), (0, 0, 9, 20))], {}, "black all over, in the centre square"),
+    ("inpaint", [picture(), Image.new("RGBA", (20, 20), (255, 255, 255, 0))], {}, "black all over"),
+    ("vary", [picture()], {"batch_size": 0}, "batches of 0"), ("spread", ["a dog"], {"batch_size": 0}, "batches of 0"),
     ("edit", [picture(), "a dog"], {"strength": -0.1}, "strength -0.1"),
     ("edit", [picture(), "a dog"], {"num_frames": 1}, "1 frames"),
     ("redraw", [picture()], {"strength": 0.0}, "strength 0.0"),
@@ -274,7 +353,7 @@ def test_what_a_callback_raises_ends_the_drawing_and_the_model_goes_on(model, me
     ("components", [picture(), (torch.zeros(16), torch.eye(16)), []], {}, "no components"),
     ("vary", [picture()], {"eta": 2.0}, "eta = 2.0"),
     ("vary", [picture()], {"eta": 0.5, "sampler": "dpm++"}, "only the sampler ddim"),
-    ("vary", [picture()], {"negative_prompt": "a cat", "guidance_scale": 1.0, "prior_guidance_scale": 1.0}, "without guidance"),
+    ("vary", [picture()], {"negative_prompt": "a cat", "guidance_scale": 1.0, "prior_guidance_scale": 2.0}, "without guidance"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(model, method, inputs, options, says):
     with pytest.raises(UserError) as error:

@@ -4,15 +4,19 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import unclip
+from unclip.data.images import square
 from unclip.files import read_lines
 from unclip.hub import POCKET
 from unclip.zero_shot import TEMPLATES, ZeroShotClassifier
 
 MEGABYTE = 2**20
+PHOTOGRAPH = Path(__file__).resolve().parents[1] / "data" / "photos" / "cat.jpg"
 QUICK = {"num_inference_steps": 12, "prior_num_samples": 2}
 
 
@@ -72,6 +76,28 @@ def test_its_pictures_are_what_the_prompt_says(pocket, concepts, drawn):
     classifier = ZeroShotClassifier(pocket.clip, concepts, TEMPLATES)
     scores = classifier.evaluate([(images, [k] * len(images)) for k, images in enumerate(drawn.values())])
     assert scores.top1 > 0.4, Counter({concepts[k]: r for k, r in scores.recalls.items()})
+
+
+def test_prompts_lead_towards_what_is_added_and_away_from_what_is_negative(pocket):
+    """Of one seed each: how near the pictures are to a school bus, as CLIP sees it."""
+    bus = pocket.clip.encode_text(["a photo of a school bus"]).embed
+
+    def nearness(prompt, **settings):
+        images = pocket(prompt, num_images=6, **QUICK, **settings)
+        return torch.cosine_similarity(pocket.clip.encode_image(images), bus).mean()
+
+    car = "a photo of a car"
+    plain, added = nearness(car), nearness(f"{car} AND a photo of a school bus:0.5")
+    away, negative = nearness(f"{car} AND a photo of a school bus:-0.5"), nearness(car, negative_prompt="a photo of a school bus")
+    assert added > plain + 0.1 and away < plain - 0.03 and negative < plain - 0.03
+
+
+def test_its_fidelity_keeps_a_photograph(pocket):
+    """The cat that ships: the whole of fidelity gives it back, none of it another cat-coloured picture."""
+    with Image.open(PHOTOGRAPH) as cat:
+        kept, free = (np.asarray(pocket.vary(cat, num_images=1, fidelity=f)[0], dtype=float) for f in (1.0, 0.0))
+        shown = np.asarray(square(cat, 32), dtype=float)
+    assert np.abs(kept - shown).mean() < 0.4 * np.abs(free - shown).mean()
 
 
 def test_same_seed_same_picture_in_a_batch_of_any_size(pocket, drawn):

@@ -98,9 +98,12 @@ def test_rows_of_a_start():
     assert (part.strength, part.rounds, part.x_t) == (0.5, 2, None)
 
 
-@pytest.mark.parametrize("options", [{"strength": 0.5}, {"mask": torch.ones(1, 1, 8, 8)}])
-def test_a_start_without_a_picture_is_noise_alone(options):
-    with pytest.raises(ValueError, match="needs a picture"):
+@pytest.mark.parametrize("options, says", [
+    ({"strength": 0.5}, "needs a picture"), ({"mask": torch.ones(1, 1, 8, 8)}, "needs a picture"),
+    ({"strength": 0.0}, "strength 0.0"), ({"strength": 1.5}, "strength 1.5"), ({"rounds": 0}, "0 rounds"),
+])  # fmt: skip
+def test_a_start_that_is_none(options, says):
+    with pytest.raises(ValueError, match=says):
         Start(**options)
 
 

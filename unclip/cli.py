@@ -68,23 +68,26 @@ def add_sampling_options(parser):
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
 
 
+SETTINGS = {  # what stands in `pipeline.Settings`, by the name of its option
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "prior_steps": "prior_num_inference_steps",
+    "prior_guidance_scale": "prior_guidance_scale",
+    "prior_samples": "prior_num_samples",
+    "prior_sampler": "prior_sampler",
+    "upsampler_steps": "upsampler_num_inference_steps",
+    "upsampler_noise_level": "upsampler_noise_level",
+    "upsampler_blur": "upsampler_blur",
+    "stop_after": "stop_after",
+    "sampler": "sampler",
+    "eta": "eta",
+    "negative_prompt": "negative_prompt",
+}
+
+
 def sampling_settings(args):
-    """What was given of `pipeline.Settings`; None leaves the model's default."""
-    return {
-        "num_inference_steps": args.steps,
-        "guidance_scale": args.guidance_scale,
-        "prior_num_inference_steps": args.prior_steps,
-        "prior_guidance_scale": args.prior_guidance_scale,
-        "prior_num_samples": args.prior_samples,
-        "prior_sampler": args.prior_sampler,
-        "upsampler_num_inference_steps": args.upsampler_steps,
-        "upsampler_noise_level": args.upsampler_noise_level,
-        "upsampler_blur": args.upsampler_blur,
-        "stop_after": args.stop_after,
-        "sampler": args.sampler,
-        "eta": args.eta,
-        "negative_prompt": args.negative_prompt,
-    }
+    """What was given of `pipeline.Settings`, taken out of the arguments (a dict); None leaves the model's default."""
+    return {setting: args.pop(option) for option, setting in SETTINGS.items()}
 
 
 def add_drawing_options(parser):
@@ -98,9 +101,9 @@ def add_drawing_options(parser):
 
 
 def drawing(args):
-    """What `add_drawing_options` asked for, as keywords of `generate`, `edit` and `explore`."""
+    """What `add_drawing_options` asked for, taken out of the arguments (a dict), as the functions behind scripts take it."""
     names = ("out", "seed", "device", "dtype", "offload")
-    return {"model_name": args.model, "settings": sampling_settings(args), **{name: getattr(args, name) for name in names}}
+    return {"model_name": args.pop("model"), "settings": sampling_settings(args), **{name: args.pop(name) for name in names}}
 
 
 def seeds(text):

@@ -1,17 +1,18 @@
 """What `scripts/edit.py` does: pictures and prompts in, PNG files and animations out."""
 
+import os
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from .cli import device_of, output_folder
 from .data.images import IMAGE_SUFFIXES, grid, read_image
 from .generate import print_notes
 from .outputs import enlargement, slug, write_gif, write_png
 from .pipeline import UnCLIP
-from .prompts import checked, split_weight
-from .seeds import how_many, seeds_from
+from .progress import progress_bar
+from .prompts import AND, checked, split_weight
+from .seeds import how_many, one_seed, seeds_from
 
 FRAMES = ("blend", "edit")  # methods that give frames of a way, not single pictures
 
@@ -30,22 +31,21 @@ def edit(method, inputs, *, num_images=None, model_name, out, seed, device, dtyp
     """
     moving = method in FRAMES
     count = 1 if moving else how_many(num_images, seed)
-    seeds, out = seeds_from(seed, count), output_folder(out)
+    seeds, out = [one_seed(seed)] if moving else seeds_from(seed, count), output_folder(out)
     if method == "mix":
-        items, weights = zip(*map(split_weight, inputs["items"]))
+        # a weight of the whole item; one with AND has weights of its own
+        items, weights = zip(*((i, None) if AND.search(i) else split_weight(i) for i in inputs["items"]))
         inputs = {"items": list(items), "weights": [1.0 if w is None else w for w in weights]}
     given = {key: read(key, value) for key, value in inputs.items()}
-    name = slug("-".join([*map(short, inputs.get("items") or [inputs["image"]]), method]))
+    name = name_of(method, inputs)
     model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype), offload=offload)
     by_inversion = moving or inputs.get("fidelity")
     settings = model.used(model.deterministic(settings, method) if by_inversion else model.settings(**settings))
     print_notes(model, [text for key in ("items", "prompt", "caption", "base") for text in texts_in(given.get(key))])
     if not moving:
         given |= {"num_images": count}
-    with tqdm(total=1.0, desc="drawing", bar_format="{l_bar}{bar}| {elapsed}", leave=False) as bar:
-        images = getattr(model, method)(
-            **given, seed=seeds[0] if moving else seeds, callback=lambda step: bar.update(step.share - bar.n), **settings
-        )
+    with progress_bar() as callback:
+        images = getattr(model, method)(**given, seed=seeds[0] if moving else seeds, callback=callback, **settings)
     facts = {"model": str(model_name), "dtype": dtype, "method": method, **inputs, "settings": settings}
     paths = [out / f"{name}-{seeds[0]}-{k:02d}.png" for k in range(len(images))]
     if not moving:
@@ -63,8 +63,10 @@ def edit(method, inputs, *, num_images=None, model_name, out, seed, device, dtyp
 
 def read(key, value):
     """A keyword of a method from what the user gave: files as pictures, the rest as it is."""
-    if key in ("image", "mask"):
+    if key == "image":
         return read_image(value)
+    if key == "mask":
+        return read_image(value, background="black")
     if key == "items":
         return [picture_or_prompt(item) for item in value]
     return value
@@ -78,13 +80,20 @@ def picture_or_prompt(item):
 
 
 def is_picture(item):
-    return Path(item).suffix.lower() in IMAGE_SUFFIXES or Path(item).is_file()
+    return Path(item).suffix.lower() in IMAGE_SUFFIXES or os.path.isfile(item)
 
 
 def texts_in(value):
     """The prompts among what a keyword holds."""
     values = value if isinstance(value, list) else [value]
     return [v for v in values if isinstance(v, str) and v.strip()]
+
+
+def name_of(method, inputs):
+    """What files of a drawing are called: by the method, its numbers, its pictures and its prompts."""
+    numbers = [f"{key}-{inputs[key]:g}" for key in ("fidelity", "strength") if key in inputs]
+    things = [*inputs.get("items", []), *(inputs[key] for key in ("image", "prompt", "caption") if inputs.get(key))]
+    return slug("-".join([method, *numbers, *map(short, things)]))
 
 
 def short(item):

@@ -9,10 +9,11 @@ from .cli import device_of, output_folder
 from .data.images import grid, image_files, read_image, square
 from .edit import picture_or_prompt, print_notes, short, texts_in
 from .errors import UserError
-from .latents import nearest, principal_components, spread
+from .latents import principal_components, spread_of
 from .outputs import enlargement, slug, write_png
 from .pipeline import UnCLIP
-from .seeds import seeds_from
+from .progress import progress_bar
+from .seeds import how_many, one_seed, seeds_from
 
 BATCH = 64
 
@@ -29,22 +30,22 @@ def components(*, image, pictures, counts, model_name, out, seed, device, dtype,
     Raises:
         UserError: bad input, or fewer than two pictures in the folder; nothing is written.
     """
-    (first,), out = seeds_from(seed, 1), output_folder(out)
+    seed, out = one_seed(seed), output_folder(out)
     original, paths = read_image(image), image_files(pictures)
     if len(paths) < 2:
         raise UserError(f"one picture in {pictures}: principal components need two or more")
     model = loaded(model_name, device, dtype, offload)
     settings = model.used(model.settings(**settings))
-    directions = principal_components(embedded(model, paths))
-    # the last direction of fewer pictures than dimensions is rounding
-    most = min(len(paths) - 1, len(directions[1]))
+    most = min(len(paths) - 1, model.prior.embed_dim)  # the mean takes one
     counts = counts or [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
-    if max(counts) > most:
-        raise UserError(f"{max(counts)} components: the {len(paths)} pictures in {pictures} have {most}")
-    images = model.components(original, directions, counts, seed=first, callback=None, **settings)
-    path = out / f"{slug(short(image))}-components-{first}.png"
+    if not 1 <= min(counts) <= max(counts) <= most:
+        raise UserError(f"{counts} components: choose 1 to {most}, which the {len(paths)} pictures in {pictures} have")
+    directions = principal_components(embedded(model, paths))
+    with progress_bar() as callback:
+        images = model.components(original, directions, counts, seed=seed, callback=callback, **settings)
+    path = out / f"components-{slug(short(image))}-{seed}.png"
     sheet = grid([*images, square(original, images[0].width)], len(images) + 1, enlargement(images[0]))
-    write_png(sheet, path, image=str(image), counts=counts, seed=first, model=str(model_name), settings=settings)
+    write_png(sheet, path, image=str(image), counts=counts, seed=seed, model=str(model_name), settings=settings)
     print(f"from left to right: {', '.join(map(str, counts))} components, the picture itself")
     print(path)
 
@@ -56,22 +57,23 @@ def neighbours(*, item, pictures, count, model_name, out, seed, device, dtype, o
     Raises:
         UserError: bad input; nothing is written.
     """
-    (first,), out, given, paths = seeds_from(seed, 1), output_folder(out), picture_or_prompt(item), image_files(pictures)
+    seed, out, given, paths = one_seed(seed), output_folder(out), picture_or_prompt(item), image_files(pictures)
     if count < 1:
         raise UserError(f"--count {count}: at least 1")
     model = loaded(model_name, device, dtype, offload)
     print_notes(model, texts_in(given))
-    embed = model.embedding(given, first, model.settings(**settings))[0]
-    rows, cosines = nearest(embed, embedded(model, paths), count)
+    settings = model.used(model.settings(**settings))
+    rows, cosines = model.neighbours(given, embedded(model, paths), count=count, seed=seed, **settings)
     for row, cosine in zip(rows, cosines):
         print(f"{cosine:.3f}  {paths[row]}")
     found = [square(read_image(paths[row]), max(128, model.decoder.image_size)) for row in rows]
-    path = out / f"{slug(short(item))}-neighbours-{first}.png"
-    write_png(grid(found, len(found)), path, item=item, files=[str(paths[row]) for row in rows], cosines=cosines)
+    path = out / f"neighbours-{slug(short(item))}-{seed}.png"
+    facts = {"item": item, "seed": seed, "model": str(model_name), "settings": settings}
+    write_png(grid(found, len(found)), path, files=[str(paths[row]) for row in rows], cosines=cosines, **facts)
     print(path)
 
 
-def open_questions(*, prompt, num_images, model_name, out, seed, device, dtype, offload, settings):
+def spread(*, prompt, num_images, model_name, out, seed, device, dtype, offload, settings):
     """What a prompt leaves open: two rows of pictures, and figures of the embeddings that the prior draws for it.
 
     Above, every picture has an embedding of its own and all have one noise; below it is the other way round.
@@ -79,17 +81,20 @@ def open_questions(*, prompt, num_images, model_name, out, seed, device, dtype, 
     Raises:
         UserError: bad input, fewer than two pictures among it; nothing is written.
     """
+    num_images = how_many(num_images, seed, 8)
     if num_images < 2:
         raise UserError(f"{num_images} images: a spread needs 2 or more")
-    (first,), out = seeds_from(seed, 1), output_folder(out)
+    seeds, out = seeds_from(seed, num_images), output_folder(out)
     model = loaded(model_name, device, dtype, offload)
     settings = model.used(model.settings(**settings))
     print_notes(model, [prompt])
-    embeds, by_prior, by_decoder = model.spread(prompt, num_images=num_images, seed=first, **settings)
-    figures = spread(embeds)
-    path = out / f"{slug(prompt)}-spread-{first}.png"
+    with progress_bar() as callback:
+        drawn = model.spread(prompt, num_images=num_images, seed=seeds, callback=callback, **settings)
+    embeds, by_prior, by_decoder = drawn
+    figures = spread_of(embeds)
+    path = out / f"spread-{slug(prompt)}-{seeds[0]}.png"
     sheet = grid([*by_prior, *by_decoder], num_images, enlargement(by_prior[0]))
-    write_png(sheet, path, prompt=prompt, seed=first, model=str(model_name), settings=settings, figures=figures)
+    write_png(sheet, path, prompt=prompt, seed=list(seeds), model=str(model_name), settings=settings, figures=figures)
     print(f"mean cosine of two embeddings {figures['mean_cosine']:.3f} ({figures['angle']:.0f} degrees), n={num_images}")
     print(f"directions that they take up: {figures['dimensions']:.1f} of {embeds.shape[1]}")
     print(path)

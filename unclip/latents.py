@@ -47,7 +47,7 @@ def mixture(vectors, weights):
     mean = weights @ (flat / lengths[:, None].clamp(min=TINY))                                                  # (D,)
     if mean.norm() < 1e-6 * weights.abs().sum() or not weights.sum() > 0:
         raise ValueError("the weights cancel out: choose others")
-    length = (weights @ lengths) / weights.sum()
+    length = (weights.abs() @ lengths) / weights.abs().sum()
     return (length * F.normalize(mean, dim=0)).reshape(vectors.shape[1:]).to(vectors.dtype)
 
 
@@ -90,7 +90,7 @@ def nearest(embed, embeds, count):
     return found.indices.tolist(), found.values.tolist()
 
 
-def spread(embeds):
+def spread_of(embeds):
     """How far N embeddings (N, D) lie apart, N >= 2: {"mean_cosine": of two of them, "angle": its angle in degrees,
     "dimensions": how many directions they take up, (sum of variances)^2 / sum of squared variances}."""
     unit = F.normalize(embeds.double(), dim=1)

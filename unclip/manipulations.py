@@ -3,6 +3,9 @@
 A picture is a pair here: its CLIP image embedding z, which says what it shows, and x_T, found by DDIM inversion, which
 says the rest (section 3: "a bipartite latent representation"). Pictures are PIL images of any size and mode; they are
 cropped to the centre square.
+
+Captions: a decoder that reads them is given the prompt where there is one, and else the empty caption: so the ends of a
+blend are what such a decoder makes of the embedding alone. An inversion is not led away from a negative prompt.
 """
 
 import torch
@@ -10,20 +13,22 @@ import torch
 from .data.images import square, to_float, to_pil, to_rgb, to_uint8
 from .diffusion import SeededNoise
 from .errors import UserError
-from .latents import mixture, projected, slerp, text_diff
+from .latents import mixture, nearest, projected, slerp, text_diff
 from .progress import Progress
-from .prompts import checked, parsed
-from .seeds import seeds_from
+from .prompts import checked, parsed, plain
+from .seeds import one_seed, seeds_from
 from .stage import Start
 
 INVERSION_STEPS = 30  # at least, where no number is given: the more, the nearer is what comes back
 
 
 class Manipulations:
-    """Methods of `UnCLIP`. All draw with its `Settings`, given by name, and give lists of PIL images.
+    """Methods of `UnCLIP`. Those that draw take its `Settings` by name, and give lists of PIL images where they do not say
+    otherwise.
 
-    What they share: seed: as in `UnCLIP.__call__`; callback: called in every step with a `Step`, of the stage "inversion"
-    too; batch_size: how many pictures are drawn at once. They raise UserError for numbers out of range.
+    What they share: seed: as in `UnCLIP.__call__`, one for all frames of a way; callback: called in every step with a
+    `Step`, of the stage "inversion" too; batch_size: how many pictures are drawn at once. They raise UserError for numbers
+    out of range.
     """
 
     def vary(self, image, *, num_images=4, seed=0, fidelity=0.0, batch_size=16, callback=None, **settings):
@@ -31,9 +36,9 @@ class Manipulations:
 
         fidelity: from 0, the same idea in a new layout, to 1, the picture itself as well as the decoder can draw it. In
             between, the inversion goes the share 1 - fidelity / 2 of the way to noise, and the way back is drawn with
-            eta = 1 - fidelity.
+            eta = 1 - fidelity, by the upsamplers too.
         """
-        check_share("fidelity", fidelity)
+        check_within("fidelity", fidelity)
         seeds, embed, start = seeds_from(seed, num_images), self.look([image]), None
         settings = self.deterministic(settings, f"fidelity {fidelity}") if fidelity else self.settings(**settings)
         if fidelity:
@@ -50,7 +55,7 @@ class Manipulations:
         settings = self.deterministic(settings, "a blend")
         if len(items) < 2 or num_frames < 2:
             raise UserError(f"a blend of {len(items)} in {num_frames} frames: both must be at least 2")
-        (seed,) = seeds_from(seed, 1)
+        seed = one_seed(seed)
         places = [self.place(item, seed, settings, callback) for item in items]
         frames = []
         for share in torch.linspace(0, len(items) - 1, num_frames, dtype=torch.float64).tolist():
@@ -84,8 +89,9 @@ class Manipulations:
             lie between 0.25 and 0.5. The first frame is the picture as the decoder draws it.
         """
         settings = self.deterministic(settings, "an edit")
-        check_share("strength", strength)
-        (seed,), (caption, base) = seeds_from(seed, 1), checked([caption, base])
+        check_within("strength", strength)
+        seed, (caption, base) = one_seed(seed), checked([caption, base])
+        caption, base = plain(caption, "the caption"), plain(base, "the caption")
         if num_frames < 2:
             raise UserError(f"{num_frames} frames: an edit has at least 2")
         embed, x_T = self.place(image, seed, settings, callback)
@@ -118,7 +124,7 @@ class Manipulations:
         settings = self.settings(**settings)
         if rounds < 1:
             raise UserError(f"{rounds} rounds: at least 1")
-        mask = checked_mask(mask, image)
+        mask = checked_mask(mask, image, self.decoder.image_size)
         starts = [
             Start(picture, mask=mask_at(mask, picture.shape[-1]), rounds=1 if k else rounds)
             for k, picture in enumerate(self.at_stages(image))
@@ -131,7 +137,7 @@ class Manipulations:
         directions: (mean, directions) as from `latents.principal_components`; counts: how many of them a frame has. All
             frames have the same noise.
         """
-        settings, (seed,) = self.settings(**settings), seeds_from(seed, 1)
+        settings, seed = self.settings(**settings), one_seed(seed)
         mean, axes = directions
         if not counts or not 1 <= min(counts) <= max(counts) <= len(axes):
             raise UserError(f"{counts or 'no'} components: choose 1 to {len(axes)}, as many as the pictures tell apart")
@@ -140,13 +146,23 @@ class Manipulations:
         return self.from_embeddings(embeds, [seed] * len(counts), settings, None, batch_size, callback)
 
     def spread(self, prompt, *, num_images=8, seed=0, batch_size=16, callback=None, **settings):
-        """What a prompt leaves open: the embeddings (N, D) that the prior draws for it, pictures of them from one noise, and
-        pictures of the first from N noises."""
+        """What a prompt leaves open: (embeddings (N, D) that the prior draws for it, N pictures of them from one noise, N
+        pictures of the first from their own noises)."""
         settings, seeds = self.settings(**settings), seeds_from(seed, num_images)
-        embeds = torch.cat([self.embedding(prompt, s, settings, callback) for s in seeds])
-        one_noise = self.from_embeddings(embeds, [seeds[0]] * num_images, settings, None, batch_size, callback)
-        first = embeds[:1].expand(num_images, -1)
-        return embeds, one_noise, self.from_embeddings(first, seeds, settings, None, batch_size, callback)
+        prompt = parsed(*checked(prompt))
+        size = max(1, batch_size)  # one that is none is refused below
+        batches = [seeds[k : k + size] for k in range(0, num_images, size)]
+        embeds = torch.cat([self.drawn_for(prompt, batch, settings, callback) for batch in batches])
+        both, seeds = torch.cat([embeds, embeds[:1].expand(num_images, -1)]), [seeds[0]] * num_images + list(seeds)
+        images = self.from_embeddings(both, seeds, settings, None, batch_size, callback, prompt)
+        return embeds, images[:num_images], images[num_images:]
+
+    def neighbours(self, item, embeds, *, count=8, seed=0, callback=None, **settings):
+        """Which of the embeddings (N, D) are nearest to a PIL image's, or to what the prior draws for a prompt: their rows
+        and their cosines, best first."""
+        if count < 1:
+            raise UserError(f"{count} neighbours: ask for at least 1")
+        return nearest(self.embedding(item, one_seed(seed), self.settings(**settings), callback)[0], embeds, count)
 
     # ---- what they are made of ---------------------------------------------------------------------------------------
 
@@ -158,14 +174,15 @@ class Manipulations:
 
     def embedding(self, item, seed, settings, callback=None):
         """The image embedding (1, D) of a PIL image, or what the prior draws for a prompt."""
-        if not isinstance(item, str):
-            return self.look([item])
-        (prompt,) = checked(item)
-        step = Progress(callback, 0).of(range(1))("prior")
-        return self.image_embeddings(self.texts([parsed(prompt)]), [seed], settings, callback=step).float().cpu()
+        return self.drawn_for(parsed(*checked(item)), [seed], settings, callback) if isinstance(item, str) else self.look([item])
+
+    def drawn_for(self, prompt, seeds, settings, callback=None):
+        """The image embeddings (N, D) that the prior draws for a prompt (a string or Composition) with N seeds."""
+        step = Progress(callback, 0).of(range(len(seeds)))("prior")
+        return self.image_embeddings(self.texts([prompt] * len(seeds)), seeds, settings, callback=step).float().cpu()
 
     def place(self, item, seed, settings, callback=None):
-        """z (1, D) and x_T (1, 3, S, S) of a picture, or of the picture that is drawn for a prompt."""
+        """z (1, D) and x_T (1, 3, S, S) of a picture, or those that are drawn for a prompt."""
         embed = self.embedding(item, seed, settings, callback)
         if isinstance(item, str):
             return embed, SeededNoise([2 * seed + 1])((1, 3, self.decoder.image_size, self.decoder.image_size))
@@ -202,9 +219,9 @@ class Manipulations:
             self.sample_each(jobs, settings, image_embed=embed, starts=starts, batch_size=batch_size, callback=callback)
         )
 
-    def from_embeddings(self, embeds, seeds, settings, start, batch_size, callback):
-        """A picture for each of N embeddings (N, D) and seeds; start: the decoder's, or None."""
-        jobs, starts = [("", s) for s in seeds], [start, *[None] * len(self.upsamplers)]
+    def from_embeddings(self, embeds, seeds, settings, start, batch_size, callback, prompt=""):
+        """A picture for each of N embeddings (N, D) and seeds; start: the decoder's, or None; prompt: of all."""
+        jobs, starts = [(prompt, s) for s in seeds], [start, *[None] * len(self.upsamplers)]
         return to_pil(
             self.sample_each(jobs, settings, image_embed=embeds, starts=starts, batch_size=batch_size, callback=callback)
         )
@@ -213,13 +230,15 @@ class Manipulations:
         """The settings given by name, where not given with the sampler that an inversion undoes, and enough steps for it.
 
         Raises:
-            UserError: another sampler is given.
+            UserError: another sampler is given, or an eta.
         """
-        steps = given.get("num_inference_steps") or max(INVERSION_STEPS, self.defaults.num_inference_steps)
-        given = {**given, "sampler": given.get("sampler") or "ddim", "num_inference_steps": steps}
-        settings = self.settings(**given)
+        steps = min(max(INVERSION_STEPS, self.defaults.num_inference_steps), self.decoder.schedule.num_timesteps)
+        ours = {"sampler": "ddim", "num_inference_steps": steps, "eta": 0.0}
+        settings = self.settings(**{**ours, **{key: value for key, value in given.items() if value is not None}})
         if settings.sampler != "ddim":
             raise UserError(f"{what} asks for the sampler ddim, not {settings.sampler}")
+        if settings.eta:
+            raise UserError(f"{what} is drawn without eta, which would lead away from what the inversion found: leave it out")
         return settings
 
 
@@ -228,15 +247,19 @@ def pixels(image, side):
     return to_float(to_uint8(square(to_rgb(image), side))[None])
 
 
-def checked_mask(mask, image):
-    """A mask as a PIL image in mode L. Raises UserError for one of another size than the picture, or all black."""
+def checked_mask(mask, image, side):
+    """A mask as a PIL image in mode L, black and white; what is transparent in it is black.
+
+    Raises:
+        UserError: another size than the picture's, or nothing white in the centre square, at the decoder's side.
+    """
     size = to_rgb(image).size
-    mask = to_rgb(mask).convert("L")
+    mask = to_rgb(mask, "black").convert("L").point(lambda value: 255 * (value > 127))
     if mask.size != size:
         (a, b), (c, d) = mask.size, size
         raise UserError(f"the mask is {a}x{b}, the picture {c}x{d}: make them one size")
-    if mask.getextrema()[1] == 0:
-        raise UserError("the mask is black all over: paint white what is to be drawn")
+    if mask_at(mask, side).max() == 0:
+        raise UserError("the mask is black all over, in the centre square: paint white what is to be drawn")
     return mask
 
 
@@ -245,6 +268,6 @@ def mask_at(mask, side):
     return (pixels(mask, side)[:, :1] + 1) / 2
 
 
-def check_share(name, value):
+def check_within(name, value):
     if not 0 <= value <= 1:
         raise UserError(f"{name} {value}: choose 0 to 1")

@@ -17,7 +17,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
-    """Base of prior and decoder. Its config is the constructor's keywords, which Hugging Face's mixin records.
+    """Base of prior, decoder and upsampler. Its config is the constructor's keywords, which Hugging Face's mixin records.
 
     From the mixin come `save_pretrained` and `push_to_hub`. Loading is our own: the mixin's ignores unknown settings,
     prints to the standard output, and reads a pickle where a hub repository has no safetensors.

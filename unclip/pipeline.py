@@ -17,7 +17,7 @@ from .manipulations import Manipulations
 from .model_index import INDEX, read_index, read_vocabulary, upsampler_folders
 from .prior import DiffusionPrior
 from .progress import Progress
-from .prompts import Composition, checked, notes, parsed
+from .prompts import Composition, checked, notes, parsed, plain
 from .seeds import seeds_from
 from .upsampler import Upsampler
 
@@ -173,8 +173,7 @@ class UnCLIP(Manipulations):
                 raise UserError(f"{strength}: choose 0 to {most}, for which the upsamplers were trained")
         if chosen.eta and chosen.sampler != "ddim":
             raise UserError(f"eta {chosen.eta}: only the sampler ddim has it, not {chosen.sampler}")
-        if chosen.negative_prompt.strip() and chosen.guidance_scale == chosen.prior_guidance_scale == 1:
-            raise UserError("a negative prompt does nothing without guidance: raise guidance_scale above 1")
+        plain(chosen.negative_prompt, "the negative prompt")
         for sampler in (chosen.sampler, chosen.prior_sampler):
             if sampler not in SAMPLERS:
                 raise UserError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
@@ -207,11 +206,14 @@ class UnCLIP(Manipulations):
             raise UserError(f"batches of {batch_size}: at least 1")
         upsamplers = self.upsamplers[: self.stages.index(settings.stop_after or self.stages[-1])]
         base, *larger = starts or [None] * len(self.stages)
-        negative = settings.negative_prompt.strip()
+        negative = plain(settings.negative_prompt.strip(), "the negative prompt")
+        guides = [settings.guidance_scale != 1, image_embed is None and settings.prior_guidance_scale != 1]
+        if negative and not any(guides):
+            raise UserError("a negative prompt does nothing without guidance: raise guidance_scale above 1")
         prior_steps = settings.prior_num_inference_steps * settings.prior_num_samples
         steps = self.decoder.num_steps(settings.num_inference_steps, base)
         steps += sum(u.num_steps(settings.upsampler_num_inference_steps, s) for u, s in zip(upsamplers, larger))
-        steps += prior_steps * ((image_embed is None) + bool(negative))
+        steps += prior_steps * ((image_embed is None) + bool(negative and guides[0]))
         progress = Progress(callback, len(jobs) * steps)
         images = []
         for first in range(0, len(jobs), batch_size):
@@ -219,7 +221,7 @@ class UnCLIP(Manipulations):
             last = first + len(seeds)
             report = progress.of(range(first, last))
             texts, null_embed = self.texts(prompts, negative), None
-            if negative:
+            if negative and guides[0]:
                 away = self.texts([negative] * len(seeds))
                 null_embed = self.image_embeddings(away, seeds, settings, callback=report("prior"))
             if image_embed is None:

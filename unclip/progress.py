@@ -1,8 +1,10 @@
 """How far a drawing is, and what it looks like: what callbacks are told."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 
 from .diffusion import Prediction
 
@@ -44,3 +46,10 @@ class Progress:
             return step
 
         return stage
+
+
+@contextlib.contextmanager
+def progress_bar():
+    """A bar on the screen for as long as a drawing lasts: gives the drawing's callback."""
+    with tqdm(total=1.0, desc="drawing", bar_format="{l_bar}{bar}| {elapsed}", leave=False) as bar:
+        yield lambda step: bar.update(step.share - bar.n)

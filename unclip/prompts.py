@@ -43,6 +43,7 @@ def parsed(prompt):
         UserError: a weight that is no number or out of range, an empty part, or nothing that is wanted.
     """
     texts, weights = zip(*(split_weight(part) for part in AND.split(prompt)))
+    texts = tuple(text.replace("\\:", ":") for text in texts)
     if weights == (None,):
         return texts[0]
     if not all(texts):
@@ -54,14 +55,14 @@ def parsed(prompt):
 
 
 def split_weight(text):
-    """"a dog:1.2" as ("a dog", 1.2), and "a dog" as ("a dog", None); "\\:" becomes ":".
+    """"a dog:1.2" as ("a dog", 1.2), and "a dog" as ("a dog", None); "\\:" stays.
 
     Raises:
         UserError: what stands after the last colon begins like a number, and is none or out of range.
     """
     found = WEIGHTED.fullmatch(text.strip())
     if not found:
-        return text.strip().replace("\\:", ":"), None
+        return text.strip(), None
     try:
         weight = float(found[2])
     except ValueError:
@@ -69,7 +70,15 @@ def split_weight(text):
     if not abs(weight) <= MAX_WEIGHT:
         wrong = f"the weight {found[2]!r} of {found[1][:60]!r} is no number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
         raise UserError(f"{wrong}; write \\: for a colon that is no weight's")
-    return found[1].replace("\\:", ":"), weight
+    return found[1], weight
+
+
+def plain(text, what):
+    """A caption that takes no weights, read as a prompt. Raises UserError for one with weights; what: its name."""
+    caption = parsed(text)
+    if isinstance(caption, Composition):
+        raise UserError(f"{what} {text[:60]!r} has weights, which do nothing there: leave them out")
+    return caption
 
 
 def checked(prompts):

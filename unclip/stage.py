@@ -19,13 +19,14 @@ class Start:
     Args:
         picture: float (B, 3, S, S) in [-1, 1]: drawing begins with it, noised (image-to-image; SDEdit, Meng et al. 2022).
         x_t: (B, 3, S, S): drawing begins with this instead, such as what `Stage.invert` gives.
-        strength: in (0, 1], how far on the way from picture to noise drawing begins; 1: with noise.
+        strength: in (0, 1], how far on the way from picture to noise drawing begins; 1: at the first timestep of a whole
+            drawing, where next to nothing of the picture is left.
         mask: (B, 1, S, S) in 0..1: 1 where to draw, 0 where the picture is kept (inpainting). None: all is drawn.
         rounds: how often it is drawn: each time after the first, from the last result noised to `AGAIN`, so that what is
             drawn comes to agree with what is kept, as RePaint's resampling does (Lugmayr et al. 2022, section 4.2).
 
     Raises:
-        ValueError: a mask, or a strength below 1, without a picture.
+        ValueError: a mask, or a strength below 1, without a picture; a number out of range.
     """
 
     picture: Optional[Tensor] = None
@@ -35,6 +36,8 @@ class Start:
     rounds: int = 1
 
     def __post_init__(self):
+        if not 0 < self.strength <= 1 or self.rounds < 1:
+            raise ValueError(f"a start of strength {self.strength} in {self.rounds} rounds: above 0 to 1, and 1 or more")
         if self.picture is None and (self.mask is not None or (self.x_t is None and self.strength < 1)):
             raise ValueError("a start with a mask or a strength below 1 needs a picture")
 

@@ -25,7 +25,7 @@ def decode(content, size, squash=False):
     return to_uint8(image.resize((size, size), Image.Resampling.BICUBIC) if squash else square(image, size))
 
 
-def read_image(path):
+def read_image(path, background="white"):
     """A picture file as an RGB PIL image (see `to_rgb`).
 
     Raises:
@@ -41,7 +41,7 @@ def read_image(path):
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UserError(f"the picture {path} has {width}x{height} pixels: shrink it to {MAX_PIXELS:,} at most")
-            return to_rgb(image)
+            return to_rgb(image, background)
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -50,18 +50,21 @@ def read_image(path):
         raise UserError(f"cannot read the picture {path} ({first_line(error)}): give a PNG, JPEG or WebP file") from None
 
 
-def image_files(folder):
-    """The paths of a folder's picture files, sorted by name. Raises UserError where there is no folder, or none in it."""
+def image_files(folder, other=""):
+    """The paths of a folder's picture files, sorted by name. Raises UserError where there is no folder, or none in it.
+
+    other: what else the folder might hold, for the error's line, such as ", or shards".
+    """
     if not Path(folder).is_dir():
-        raise UserError(f"no folder {folder}: name one with pictures")
+        raise UserError(f"no folder {folder}: name one with pictures{other}")
     paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise UserError(f"no pictures in {folder}: it needs files such as .png or .jpg")
+        raise UserError(f"no pictures in {folder}: it needs files such as .png or .jpg{other}")
     return paths
 
 
-def to_rgb(image):
-    """Any PIL image as RGB: turned as its EXIF says, 16-bit grey scaled to 8, what is transparent laid on white."""
+def to_rgb(image, background="white"):
+    """Any PIL image as RGB: turned as its EXIF says, 16-bit grey scaled to 8, what is transparent laid on a background."""
     try:
         image = ImageOps.exif_transpose(image)
     except (SyntaxError, ValueError, TypeError):
@@ -70,7 +73,7 @@ def to_rgb(image):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("RGB")
 
 

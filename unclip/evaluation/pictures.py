@@ -124,7 +124,7 @@ def pictures_of_folder(folder, side=None):
         UserError: no folder, no picture in it, one that is broken, or sizes that differ.
     """
     images, size = [], None
-    for path in image_files(folder):
+    for path in image_files(folder, ", or shards"):
         image = read_image(path)
         if side is None and size not in (None, image.size):
             (a, b), (c, d) = size, image.size

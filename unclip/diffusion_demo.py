@@ -7,9 +7,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .cli import device_of, output_folder
-from .data.images import read_image, square, to_float, to_pil, to_uint8
+from .data.images import read_image, to_pil
 from .diffusion import SeededNoise, process
 from .files import new_file
+from .manipulations import pixels
+from .outputs import write_gif
 from .pipeline import UnCLIP
 from .prompts import checked
 from .seeds import seeds_from
@@ -18,7 +20,6 @@ COLUMNS = 8
 GIF_FRAMES = 40
 SIDE = 128  # smaller pictures are enlarged to about this
 FONT_SIZE, GAP, MARGIN = 13, 6, 58
-FRAME_MS, LAST_FRAME_MS = 80, 1500
 
 
 def diffusion_demo(*, model_name, prompt, image, steps, seed, out, device):
@@ -34,17 +35,17 @@ def diffusion_demo(*, model_name, prompt, image, steps, seed, out, device):
     model = UnCLIP.from_pretrained(model_name, device=device_of(device))
     settings = model.settings(num_inference_steps=steps)
     schedule, size = model.decoder.schedule, model.decoder.image_size
-    x_0 = to_float(to_uint8(square(photograph, size))[None])
+    x_0 = pixels(photograph, size)
     way_back = reverse(model, prompt, seed, settings)
 
     def frames(count):
-        return forward(schedule, x_0, spread(-1, schedule.num_timesteps - 1, count), seed)
+        return forward(schedule, x_0, evenly(-1, schedule.num_timesteps - 1, count), seed)
 
-    picked = [way_back[i] for i in spread(0, len(way_back) - 1, COLUMNS)]
+    picked = [way_back[i] for i in evenly(0, len(way_back) - 1, COLUMNS)]
     write_strip(out / "forward.png", frames(COLUMNS), ["x_t"], schedule)
-    write_gif(out / "forward.gif", frames(GIF_FRAMES), ["x_t"], schedule)
+    write_film(out / "forward.gif", frames(GIF_FRAMES), ["x_t"], schedule)
     write_strip(out / "reverse.png", picked, ["x_t", "x_0-hat"], schedule)
-    write_gif(out / "reverse.gif", way_back, ["x_t", "x_0-hat"], schedule)
+    write_film(out / "reverse.gif", way_back, ["x_t", "x_0-hat"], schedule)
 
 
 def forward(schedule, x_0, timesteps, seed):
@@ -53,20 +54,24 @@ def forward(schedule, x_0, timesteps, seed):
     return [(t, process.q_sample(schedule, x_0, t, eps)) for t in timesteps]
 
 
-def reverse(model, prompt, seed, settings):
-    """The model's way from noise to a picture: a list of (t, x_t, x_0-hat), the picture last, as t = -1."""
-    texts = model.texts([prompt])
-    embed = model.image_embeddings(texts, [seed], settings)
-    schedule, seen = model.decoder.schedule, []
-    timesteps = schedule.timesteps(settings.num_inference_steps, model.decoder.spacing).tolist()
-    picture = model.decode(
-        embed, texts, [seed], settings,
-        callback=lambda i, n, x_t, prediction: seen.append((timesteps[i], x_t.cpu(), prediction.x_0.cpu())),
-    ).cpu()  # fmt: skip
+def reverse(model, prompt, seed, settings, callback=None):
+    """The model's way from noise to a base picture: a list of (t, x_t, x_0-hat), the picture last, as t = -1.
+
+    callback: see `UnCLIP.__call__`.
+    """
+    timesteps, seen = model.decoder.timesteps(settings.num_inference_steps).tolist(), []
+
+    def keep(step):
+        if callback is not None:
+            callback(step)
+        if step.stage == "base":
+            seen.append((timesteps[step.index], step.x_t.cpu(), step.prediction.x_0.cpu()))
+
+    picture = model.sample(prompt, 1, seed, settings.model_copy(update={"stop_after": "base"}), callback=keep)
     return [*seen, (-1, picture, picture)]
 
 
-def spread(first, last, count):
+def evenly(first, last, count):
     """At most `count` whole numbers from first to last, both included, evenly spaced."""
     return sorted({round(first + (last - first) * k / (count - 1)) for k in range(count)})
 
@@ -83,10 +88,12 @@ def write_strip(path, frames, labels, schedule):
     for k, column in enumerate(columns):
         sheet.paste(column, (MARGIN + k * (width + GAP), 0))
     label_rows(sheet, labels, width)
-    write(sheet, path, "PNG")
+    with new_file(path) as temporary:
+        sheet.save(temporary, "PNG")
+    print(path)
 
 
-def write_gif(path, frames, labels, schedule):
+def write_film(path, frames, labels, schedule):
     """An animation of the frames (t, tensor, ...), the last one held."""
     cells = []
     for frame in frames:
@@ -95,8 +102,8 @@ def write_gif(path, frames, labels, schedule):
         sheet.paste(picture, (MARGIN, 0))
         label_rows(sheet, labels, picture.width)
         cells.append(sheet)
-    durations = [FRAME_MS] * (len(cells) - 1) + [LAST_FRAME_MS]
-    write(cells[0], path, "GIF", save_all=True, append_images=cells[1:], duration=durations, loop=0)
+    write_gif(cells, path)
+    print(path)
 
 
 def cell(frame, schedule):
@@ -121,10 +128,3 @@ def label_rows(sheet, labels, side):
 
 def font():
     return ImageFont.load_default(FONT_SIZE)
-
-
-def write(image, path, kind, **options):
-    with new_file(path) as temporary:
-        image.save(temporary, kind, **options)
-    print(path)
-
