@@ -146,7 +146,7 @@ def test_progress_is_shown(generate):
     ([], "no prompt"),
     ([""], "an empty prompt"),
     (["a dog", "  "], "an empty prompt"),
-    (["a dog", "--num-images", "0"], "--num-images 0"),
+    (["a dog", "--num-images", "0"], "0 images: ask for at least 1"),
     (["a dog", "--seed", "-1"], "seed -1"),
     (["a dog", "--seed", "99999999999999999999"], "seed 99999999999999999999"),
     (["a dog", "--device", "gpu"], "no device 'gpu'"),
