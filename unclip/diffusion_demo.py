@@ -9,16 +9,14 @@ from PIL import Image, ImageDraw, ImageFont
 from .cli import device_of, output_folder
 from .data.images import read_image, to_pil
 from .diffusion import SeededNoise, process
-from .files import new_file
 from .manipulations import pixels
-from .outputs import write_gif
+from .outputs import SIDE, enlargement, write_gif, write_png
 from .pipeline import UnCLIP
 from .prompts import checked
 from .seeds import seeds_from
 
 COLUMNS = 8
 GIF_FRAMES = 40
-SIDE = 128  # smaller pictures are enlarged to about this
 FONT_SIZE, GAP, MARGIN = 13, 6, 58
 
 
@@ -88,13 +86,12 @@ def write_strip(path, frames, labels, schedule):
     for k, column in enumerate(columns):
         sheet.paste(column, (MARGIN + k * (width + GAP), 0))
     label_rows(sheet, labels, width)
-    with new_file(path) as temporary:
-        sheet.save(temporary, "PNG")
+    write_png(sheet, path)
     print(path)
 
 
 def write_film(path, frames, labels, schedule):
-    """An animation of the frames (t, tensor, ...), the last one held."""
+    """An animation of the frames (t, tensor, ...), the first and the last one held."""
     cells = []
     for frame in frames:
         picture = cell(frame, schedule)
@@ -110,7 +107,7 @@ def cell(frame, schedule):
     """One frame: its tensors (1, 3, S, S) one above the other, enlarged pixel by pixel, above their caption."""
     t, *tensors = frame
     pictures = to_pil(torch.cat(tensors))
-    side = pictures[0].width * max(1, SIDE // pictures[0].width)
+    side = pictures[0].width * enlargement(pictures[0])
     lines = caption(schedule, t)
     sheet = Image.new("RGB", (max(side, SIDE), len(pictures) * (side + GAP) + len(lines) * (FONT_SIZE + 4)), "white")
     for row, picture in enumerate(pictures):

@@ -3,13 +3,10 @@
 import os
 from pathlib import Path
 
-import torch
-
-from .cli import device_of, output_folder
+from .cli import output_folder
 from .data.images import IMAGE_SUFFIXES, grid, read_image
-from .generate import print_notes
+from .generate import load_model, print_notes
 from .outputs import enlargement, slug, write_gif, write_png
-from .pipeline import UnCLIP
 from .progress import progress_bar
 from .prompts import AND, checked, split_weight
 from .seeds import how_many, one_seed, seeds_from
@@ -38,7 +35,7 @@ def edit(method, inputs, *, num_images=None, model_name, out, seed, device, dtyp
         inputs = {"items": list(items), "weights": [1.0 if w is None else w for w in weights]}
     given = {key: read(key, value) for key, value in inputs.items()}
     name = name_of(method, inputs)
-    model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype), offload=offload)
+    model = load_model(model_name, device, dtype, offload)
     by_inversion = moving or inputs.get("fidelity")
     settings = model.used(model.deterministic(settings, method) if by_inversion else model.settings(**settings))
     print_notes(model, [text for key in ("items", "prompt", "caption", "base") for text in texts_in(given.get(key))])

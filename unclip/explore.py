@@ -1,25 +1,19 @@
 """What `scripts/explore.py` does: looks into CLIP's space, by way of pictures."""
 
-from pathlib import Path
-
 import torch
 from tqdm import tqdm
 
-from .cli import device_of, output_folder
+from .cli import output_folder
 from .data.images import grid, image_files, read_image, square
-from .edit import picture_or_prompt, print_notes, short, texts_in
+from .edit import picture_or_prompt, short, texts_in
 from .errors import UserError
+from .generate import load_model, print_notes
 from .latents import principal_components, spread_of
 from .outputs import enlargement, slug, write_png
-from .pipeline import UnCLIP
 from .progress import progress_bar
 from .seeds import how_many, one_seed, seeds_from
 
 BATCH = 64
-
-
-def loaded(model_name, device, dtype, offload):
-    return UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype), offload=offload)
 
 
 def components(*, image, pictures, counts, model_name, out, seed, device, dtype, offload, settings):
@@ -34,7 +28,7 @@ def components(*, image, pictures, counts, model_name, out, seed, device, dtype,
     original, paths = read_image(image), image_files(pictures)
     if len(paths) < 2:
         raise UserError(f"one picture in {pictures}: principal components need two or more")
-    model = loaded(model_name, device, dtype, offload)
+    model = load_model(model_name, device, dtype, offload)
     settings = model.used(model.settings(**settings))
     most = min(len(paths) - 1, model.prior.embed_dim)  # the mean takes one
     counts = counts or [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
@@ -60,7 +54,7 @@ def neighbours(*, item, pictures, count, model_name, out, seed, device, dtype, o
     seed, out, given, paths = one_seed(seed), output_folder(out), picture_or_prompt(item), image_files(pictures)
     if count < 1:
         raise UserError(f"--count {count}: at least 1")
-    model = loaded(model_name, device, dtype, offload)
+    model = load_model(model_name, device, dtype, offload)
     print_notes(model, texts_in(given))
     settings = model.used(model.settings(**settings))
     rows, cosines = model.neighbours(given, embedded(model, paths), count=count, seed=seed, **settings)
@@ -85,7 +79,7 @@ def spread(*, prompt, num_images, model_name, out, seed, device, dtype, offload,
     if num_images < 2:
         raise UserError(f"{num_images} images: a spread needs 2 or more")
     seeds, out = seeds_from(seed, num_images), output_folder(out)
-    model = loaded(model_name, device, dtype, offload)
+    model = load_model(model_name, device, dtype, offload)
     settings = model.used(model.settings(**settings))
     print_notes(model, [prompt])
     with progress_bar() as callback:

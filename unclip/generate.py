@@ -28,7 +28,7 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
     prompts = checked([*prompts, *(read_prompts(prompt_file) if prompt_file else [])])
     num_images = how_many(num_images, seed)
     seeds, out = seeds_from(seed, num_images), output_folder(out)
-    model = UnCLIP.from_pretrained(model_name, device=device_of(device), dtype=getattr(torch, dtype), offload=offload)
+    model = load_model(model_name, device, dtype, offload)
     settings = model.used(model.settings(**settings))
     facts = {"model": str(model_name), "dtype": dtype, "settings": settings}
     print_notes(model, prompts)
@@ -52,6 +52,11 @@ def generate(*, prompts, prompt_file, model_name, out, num_images, seed, device,
     path = out / f"{names[prompts[0]]}-{seeds[0]}-grid.png"
     write_png(sheet, path, prompt=" | ".join(prompts[:GRID_ROWS]), seed=seed, **facts)
     print(path)
+
+
+def load_model(name, device, dtype, offload):
+    """The model that a script's options name; see `UnCLIP.from_pretrained`."""
+    return UnCLIP.from_pretrained(name, device=device_of(device), dtype=getattr(torch, dtype), offload=offload)
 
 
 def print_notes(model, prompts):

@@ -207,13 +207,13 @@ class UnCLIP(Manipulations):
         upsamplers = self.upsamplers[: self.stages.index(settings.stop_after or self.stages[-1])]
         base, *larger = starts or [None] * len(self.stages)
         negative = plain(settings.negative_prompt.strip(), "the negative prompt")
-        guides = [settings.guidance_scale != 1, image_embed is None and settings.prior_guidance_scale != 1]
-        if negative and not any(guides):
+        decoder_guides = settings.guidance_scale != 1
+        if negative and not (decoder_guides or (image_embed is None and settings.prior_guidance_scale != 1)):
             raise UserError("a negative prompt does nothing without guidance: raise guidance_scale above 1")
         prior_steps = settings.prior_num_inference_steps * settings.prior_num_samples
         steps = self.decoder.num_steps(settings.num_inference_steps, base)
         steps += sum(u.num_steps(settings.upsampler_num_inference_steps, s) for u, s in zip(upsamplers, larger))
-        steps += prior_steps * ((image_embed is None) + bool(negative and guides[0]))
+        steps += prior_steps * ((image_embed is None) + bool(negative and decoder_guides))
         progress = Progress(callback, len(jobs) * steps)
         images = []
         for first in range(0, len(jobs), batch_size):
@@ -221,7 +221,7 @@ class UnCLIP(Manipulations):
             last = first + len(seeds)
             report = progress.of(range(first, last))
             texts, null_embed = self.texts(prompts, negative), None
-            if negative and guides[0]:
+            if negative and decoder_guides:
                 away = self.texts([negative] * len(seeds))
                 null_embed = self.image_embeddings(away, seeds, settings, callback=report("prior"))
             if image_embed is None:

@@ -18,7 +18,7 @@ class Start:
 
     Args:
         picture: float (B, 3, S, S) in [-1, 1]: drawing begins with it, noised (image-to-image; SDEdit, Meng et al. 2022).
-        x_t: (B, 3, S, S): drawing begins with this instead, such as what `Stage.invert` gives.
+        x_t: (B, 3, S, S): drawing begins with this instead, such as what `Stage.inverted` gives.
         strength: in (0, 1], how far on the way from picture to noise drawing begins; 1: at the first timestep of a whole
             drawing, where next to nothing of the picture is left.
         mask: (B, 1, S, S) in 0..1: 1 where to draw, 0 where the picture is kept (inpainting). None: all is drawn.

@@ -60,6 +60,17 @@ def set_number(panel, label, value):
     panel.get_by_label(f"number input for {label}").press("Tab")
 
 
+def in_the_middle_of_a_drawing(page, meter):
+    """The panel of a drawing of 100 slow steps, some of which are done."""
+    panel = tab(page, "Generate")
+    meter.pause = 0.1
+    set_number(panel, "Steps", 100)
+    panel.get_by_label("What to draw").fill("a dog")
+    press(panel, "Draw")
+    wait_for_status(panel, "drawing: step")
+    return panel
+
+
 def test_a_prompt_becomes_pictures_with_their_seeds(visit):
     panel = tab(visit(), "Generate")
     panel.get_by_label("What to draw").fill("a photo of a zebra")
@@ -96,12 +107,7 @@ def test_the_pictures_appear_while_they_are_drawn(visit, meter):
 
 
 def test_stop_ends_the_work_and_the_next_drawing_begins_anew(visit, meter):
-    panel = tab(visit(), "Generate")
-    meter.pause = 0.1
-    set_number(panel, "Steps", 100)
-    panel.get_by_label("What to draw").fill("a dog")
-    press(panel, "Draw")
-    wait_for_status(panel, "drawing: step")
+    panel = in_the_middle_of_a_drawing(visit(), meter)
     press(panel, "Stop")
     wait_for_status(panel, "^stopped$")
     set_number(panel, "Steps", 1)
@@ -115,12 +121,7 @@ def test_stop_ends_the_work_and_the_next_drawing_begins_anew(visit, meter):
 
 
 def test_who_leaves_the_page_leaves_no_work_behind(visit, meter):
-    panel = tab(visit(), "Generate")
-    meter.pause = 0.1
-    set_number(panel, "Steps", 100)
-    panel.get_by_label("What to draw").fill("a dog")
-    press(panel, "Draw")
-    wait_for_status(panel, "drawing: step")
+    panel = in_the_middle_of_a_drawing(visit(), meter)
     panel.page.close()
     runs = -1
     while runs != meter.runs:
