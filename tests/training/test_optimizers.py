@@ -83,7 +83,10 @@ def test_muon_is_had_where_torchvisions_operators_do_not_load(tmp_path):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("import torchvision\n")
     (tmp_path / "timm" / "optim.py").write_text(
-        "from torch.optim import SGD\ndef Muon(groups, lr, **options):\n    return SGD(groups, lr)\n"
+        "from torch.optim import SGD\n"
+        "class muon:\n"
+        "    zeropower_via_newtonschulz = print\n"
+        "    Muon = staticmethod(lambda groups, lr, **options: SGD(groups, lr))\n"
     )
     code = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPO)!r}]\n"

@@ -51,7 +51,10 @@ class OptimizerConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """How long, how often. A run ends after `steps` steps or `minutes` of training, whichever comes first."""
+    """How long, how often. A run ends after `steps` steps or `minutes` of training, whichever comes first.
+
+    `precision` auto is bf16 where the processor or the GPU computes in it, and no (float32) elsewhere.
+    """
 
     run: str
     batch_size: int = Field(ge=1)
@@ -59,7 +62,7 @@ class TrainConfig(Strict):
     minutes: Optional[float] = Field(None, gt=0)
     accumulate: int = Field(1, ge=1)
     seed: int = 0
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     ema: float = Field(0.999, ge=0, lt=1)
     validate_every: int = Field(500, ge=1)
     val_samples: int = Field(1024, ge=1)

@@ -22,6 +22,7 @@ from ..files import new_file
 from .checkpoint import load_checkpoint, save_checkpoint
 from .ema import EMA
 from .optimizers import build_optimizer, rate_at
+from .precision import chosen_precision
 from .processes import on_cpu
 from .stop import Stop
 
@@ -196,7 +197,7 @@ def make_accelerator(settings, run):
         UserError: a precision that this machine does not have.
     """
     if settings.precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("train.precision fp16 needs a GPU: use --set train.precision=bf16, or no")
+        raise UserError("train.precision fp16 needs a GPU: use --set train.precision=auto")
     try:
         import tensorboard  # noqa: F401
 
@@ -207,13 +208,13 @@ def make_accelerator(settings, run):
     try:
         accelerator = Accelerator(
             cpu=on_cpu(),
-            mixed_precision=settings.precision,
+            mixed_precision=chosen_precision(settings.precision),
             gradient_accumulation_steps=settings.accumulate,
             log_with=tracker,
             project_dir=str(run),
         )
     except ValueError as error:  # bf16 on a device that has none
-        raise UserError(f"train.precision {settings.precision}: {error}; use --set train.precision=no") from None
+        raise UserError(f"train.precision {settings.precision}: {error}; use --set train.precision=auto") from None
     accelerator.init_trackers("tensorboard")
     return accelerator
 

@@ -1,8 +1,11 @@
 """Optimizers: AdamW, or Muon (Jordan et al. 2024) on the inner matrices with AdamW on the rest."""
 
+from functools import partial
+
 import torch
 
 from ..operators import declare_operators
+from .precision import bfloat16_is_fast
 
 
 def build_optimizer(model, config):
@@ -25,9 +28,11 @@ def build_optimizer(model, config):
     groups = [g for g in groups if g["params"]]
     if config.name == "muon":
         declare_operators()
-        from timm.optim import Muon
+        from timm.optim import muon
 
-        return Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
+        if not bfloat16_is_fast():  # timm orthogonalises in bfloat16 and has no option for it
+            muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
+        return muon.Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
     for group in groups:
         group.pop("use_fallback", None)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
