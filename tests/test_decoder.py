@@ -70,13 +70,26 @@ def test_guidance_contrasts_with_the_learned_null_and_the_empty_caption(make_dec
     calls = record(decoder)
     sampled(decoder, embed, captions, empty, guidance_scale=3.0, num_inference_steps=4)
     assert [len(call["x_t"]) for call in calls] == [6] * 4  # once a step, for both halves
+    cond = decoder.read(embed, **captions)
+    null = decoder.read(decoder.null_image.expand(3, 16), **{k: v.expand_as(captions[k]) for k, v in empty.items()})
     for call in calls:
         assert torch.equal(call["x_t"][:3], call["x_t"][3:])
-        assert torch.equal(call["image_embed"][:3], embed)
-        assert torch.equal(call["image_embed"][3:], decoder.null_image.expand(3, 16))
-        for key in captions:
-            assert torch.equal(call[key][:3], captions[key])
-            assert torch.equal(call[key][3:], empty[key].expand_as(captions[key]))
+        for key in cond:
+            assert torch.equal(call[key][:3], cond[key]) and torch.equal(call[key][3:], null[key])
+
+
+def test_conditions_are_read_once(make_decoder, embed, text):
+    """What depends on caption and embedding alone is not computed in every step: only the U-Net runs."""
+    decoder = make_decoder(text_dim=16)
+    runs = {"unet.middle.0.attention.qkv": 0, "unet.middle.0.attention.context_kv": 0, "text_to_tokens": 0, "image_to_time": 0}
+
+    def count(name):
+        return lambda *_: runs.update({name: runs[name] + 1})
+
+    for name in runs:
+        decoder.get_submodule(name).register_forward_hook(count(name))
+    sampled(decoder, embed, *text, guidance_scale=3.0, num_inference_steps=4)
+    assert list(runs.values()) == [4, 2, 2, 2]  # once a step; once for the condition, once for its absence
 
 
 def test_scale_one_is_not_doubled(make_decoder, embed):
@@ -90,11 +103,11 @@ def test_learned_variance_is_not_guided(make_decoder, embed):
     """Where both halves agree on eps and differ in the variance, the scale must not matter."""
     decoder = make_decoder(**LEARNED)
 
-    def network(x_t, t, image_embed):
+    def network(x_t, t, image_embed):  # as if the condition were the embedding itself
         variance = torch.tanh(image_embed.mean(1))[:, None, None, None].expand_as(x_t)
         return torch.cat([0.5 * x_t, variance], dim=1)
 
-    decoder.denoiser.network = network
+    decoder.read, decoder.denoiser.network = dict, network
     unguided, guided = (sampled(decoder, embed, sampler="ddpm", guidance_scale=s) for s in (1.0, 8.0))
     torch.testing.assert_close(guided, unguided)
     # ... and the variance does matter
@@ -130,7 +143,7 @@ def test_half_precision_draws_about_the_same(make_decoder, embed, text, dtype, t
 def raw(decoder, **cond):
     x_t = torch.randn(3, 3, 8, 8, generator=generator())
     with torch.no_grad():
-        return decoder.network(x_t, torch.tensor([10, 500, 900]), **cond)
+        return decoder.network(x_t, torch.tensor([10, 500, 900]), **decoder.read(**cond))
 
 
 def test_the_image_embedding_enters_by_two_ways(make_decoder, embed):
@@ -200,7 +213,7 @@ def test_loss_is_algorithm_1(batch, make_decoder, prediction):
     alpha_bar = torch.tensor([f[s + 1] / f[0] for s in t.tolist()], dtype=torch.float64)[:, None, None, None]
     x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
     with torch.no_grad():
-        said = decoder.network(x_t.float(), t, image_embed=batch["image_embed"])
+        said = decoder.network(x_t.float(), t, **decoder.read(batch["image_embed"]))
     meant = {"eps": eps, "x_0": x_0, "v": alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x_0}[prediction]
     torch.testing.assert_close(loss.double(), ((said - meant) ** 2).mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(time, t / 1000)
@@ -248,7 +261,7 @@ def test_the_shares_of_dropped_conditions(make_decoder):
     }  # fmt: skip
     batch |= {f"null_{k}": torch.zeros_like(v[:1]) for k, v in batch.items() if k.startswith("text_")}
     seen = {}
-    decoder.denoiser.network = lambda x_t, t, **cond: seen.update(cond) or x_t
+    decoder.read, decoder.denoiser.network = dict, lambda x_t, t, **cond: seen.update(cond) or x_t
     decoder.loss(batch, generator())
     image = (seen["image_embed"] != 9).any(1)
     text = seen["text_embed"].sum(1) == 0

@@ -48,7 +48,9 @@ def test_a_decoder_gives_the_same_for_the_same_picture_and_for_none(make_decoder
     old = (new @ matrix.T + shift).float()
     for before, after in ((old, new.float()), (decoder.null_image.expand(3, -1), other.null_image.expand(3, -1))):
         with torch.no_grad():
-            assert torch.allclose(decoder.network(x_t, t, before), other.network(x_t, t, after), atol=1e-4)
+            assert torch.allclose(
+                decoder.network(x_t, t, **decoder.read(before)), other.network(x_t, t, **other.read(after)), atol=1e-4
+            )
 
 
 def test_an_upsampler_that_is_told_embeddings():

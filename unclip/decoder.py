@@ -85,19 +85,23 @@ class Decoder(Stage):
         self.schedule = Schedule.named(schedule, num_timesteps)
         self.denoiser = Denoiser(self.network, self.schedule, prediction, learned_variance)
 
-    def network(self, x_t, t, image_embed, text_embed=None, text_states=None, text_mask=None):
-        """The raw output of the U-Net for x_t (B, 3, H, W), t (B,), image_embed (B, D) and, if used, the text."""
+    def read(self, image_embed, text_embed=None, text_states=None, text_mask=None):
+        """The condition that `network` takes, for image_embed (B, D) and, if used, the text: what holds for every step."""
         image_embed = image_embed.to(self.dtype)
         emb = self.image_to_time(image_embed)                                                              # (B, E)
-        tokens, masks = [], []
+        tokens, mask = [], None
         if self.image_to_tokens is not None:
             tokens.append(self.image_to_tokens(image_embed).unflatten(1, (self.image_tokens, -1)))         # (B, 4, C)
         if self.text_to_tokens is not None:
             emb = emb + self.text_to_time(text_embed.to(self.dtype))
             tokens.append(self.text_norm(self.text_to_tokens(text_states.to(self.dtype))))                 # (B, L, C)
-            masks = [text_mask.new_ones(len(text_mask), self.image_tokens), text_mask]                     # (B, 4 + L)
-        context = torch.cat(tokens, dim=1) if tokens else None
-        return self.unet(x_t.to(self.dtype), t, emb, context, torch.cat(masks, dim=1) if masks else None)
+            mask = torch.cat([text_mask.new_ones(len(text_mask), self.image_tokens), text_mask], dim=1)    # (B, 4 + L)
+        context_kv = self.unet.read(torch.cat(tokens, dim=1)) if tokens else None                          # (B, 4 + L, K)
+        return {"emb": emb, "context_kv": context_kv, "context_mask": mask}
+
+    def network(self, x_t, t, emb, context_kv, context_mask):
+        """The raw output of the U-Net for x_t (B, 3, H, W), t (B,) and the condition as `read` gives it."""
+        return self.unet.denoise(x_t.to(self.dtype), t, emb, context_kv, context_mask)
 
     def loss(self, batch, generator=None):
         """Algorithm 1 of DDPM with dropped conditions: (loss of each sample (B,), t / T (B,)).
@@ -116,7 +120,7 @@ class Decoder(Stage):
             text, null_text = text_of(batch, self.device)
             cond |= drop_text(text, null_text, drawn(self.text_drop, len(x_0), generator, self.device))
         losses = training_loss(
-            self.denoiser, x_0, t, eps, weighting=self.weighting, vlb_weight=self.vlb_weight, **cond
+            self.denoiser, x_0, t, eps, weighting=self.weighting, vlb_weight=self.vlb_weight, **self.read(**cond)
         )
         return losses, t / self.schedule.num_timesteps
 
@@ -157,12 +161,12 @@ class Decoder(Stage):
 
     def guided(self, image_embed, text=None, null_text=None, guidance_scale=2.0, null_embed=None):
         """The denoiser (x_t, t) -> Prediction for these conditions, guided, x_0 clamped to [-1, 1]."""
-        cond = {"image_embed": image_embed.to(self.device)}
-        null = self.null_image if null_embed is None else null_embed.to(cond["image_embed"])
-        null = {"image_embed": null.expand_as(image_embed)}
+        image_embed = image_embed.to(self.device)
+        null = self.null_image if null_embed is None else null_embed.to(image_embed)
+        cond, null = {"image_embed": image_embed}, {"image_embed": null.expand_as(image_embed)}
         if self.text_to_tokens is not None:
             if text is None or null_text is None:
                 raise ValueError("this decoder reads captions: give text and null_text")
             text, null_text = text_and_null(text, null_text, self.device)
             cond, null = {**cond, **text}, {**null, **null_text}
-        return thresholded(guided(self.denoiser, cond, null, guidance_scale), self.schedule, static=1.0)
+        return thresholded(guided(self.denoiser, self.read(**cond), self.read(**null), guidance_scale), self.schedule, static=1.0)

@@ -65,7 +65,7 @@ def test_the_decoder(diffusers_parts, parts, conditions, parity):
     assert decoder.image_size == 16 and decoder.denoiser.learned_variance
     image_embed, text = conditions["image_embed"], conditions["text"]
     theirs = their_decoder(diffusers_parts["decoder"], diffusers_parts["text_proj"], x_t, t, image_embed, text)
-    parity("decoder", SMALL, decoder.network(x_t, t, image_embed, **text), theirs, 1e-5)
+    parity("decoder", SMALL, decoder.network(x_t, t, **decoder.read(image_embed, **text)), theirs, 1e-5)
 
 
 @torch.no_grad()
@@ -125,7 +125,7 @@ def test_a_decoder_and_an_upsampler_of_ours_written_for_diffusers(tmp_path, cond
     )  # fmt: skip
     x_t, t, image_embed, text = torch.randn(2, 3, 16, 16), conditions["t"], conditions["image_embed"], conditions["text"]
     theirs = their_decoder(unet, text_proj, x_t, t, image_embed, text)
-    parity("decoder", "one of ours, exported", decoder.network(x_t, t, image_embed, **text), theirs, 1e-5)
+    parity("decoder", "one of ours, exported", decoder.network(x_t, t, **decoder.read(image_embed, **text)), theirs, 1e-5)
     x_t, enlarged = torch.randn(2, 2, 3, 32, 32)
     for network in (first, last):
         theirs = network(torch.cat([x_t, enlarged], 1), t).sample

@@ -42,7 +42,7 @@ def test_the_decoder(karlo_parts, model, conditions, parity):
     assert decoder.image_size == 64 and decoder.denoiser.learned_variance
     x_t, t, image_embed, text = torch.randn(2, 3, 32, 32), conditions["t"], conditions["image_embed"], conditions["text"]
     theirs = karlo_parts["decoder"](x_t, t, image_embed, *text.values())
-    parity("decoder", SMALL, decoder.network(x_t, t, image_embed, **text), theirs, 1e-5)
+    parity("decoder", SMALL, decoder.network(x_t, t, **decoder.read(image_embed, **text)), theirs, 1e-5)
 
 
 @torch.no_grad()

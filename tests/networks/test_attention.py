@@ -7,9 +7,16 @@ from unclip.networks.attention import AttentionBlock, attend, split_heads
 from .randomness import randomise
 
 
+class Reading(AttentionBlock):
+    """The block, with the context as it comes."""
+
+    def forward(self, x, context, mask=None):
+        return super().forward(x, self.context_kv(context), mask)
+
+
 def block(context_dim=None, **changed):
     settings = dict(channels=32, head_dim=8, context_dim=context_dim, norm="layer")
-    return AttentionBlock(**{**settings, **changed})
+    return Reading(**{**settings, **changed})
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -142,7 +142,7 @@ def test_wrong_settings_raise(changed, message):
     (dict(emb=torch.zeros(2, 63)), r"emb has shape \(2, 63\), the network takes \(2, 64\)"),
     (dict(context=None), "context is missing, but the network has context_dim=5"),
     (dict(context=torch.zeros(2, 3, 6)), "context is 6 wide, context_dim is 5"),
-    (dict(context_mask=torch.ones(2, 4, dtype=torch.bool)), r"context_mask has shape \(2, 4\), context \(2, 3, 5\)"),
+    (dict(context_mask=torch.ones(2, 4, dtype=torch.bool)), r"context_mask has shape \(2, 4\), context \(2, 3\)"),
     (dict(context_mask=torch.ones(2, 3)), "context_mask must be boolean"),
 ])
 def test_wrong_inputs_raise(changed, message):

@@ -48,13 +48,14 @@ class AttentionBlock(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, x, context=None, context_mask=None):                              # (B, C, H, W), (B, M, E)
+    def forward(self, x, context_kv=None, context_mask=None):                           # (B, C, H, W), (B, M, 2C)
+        """context_kv: what `self.context_kv` makes of the context tokens: it holds for every x."""
         height, width = x.shape[-2:]
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")                        # (B, HW, C)
         q, k, v = split_heads(self.qkv(pixels), 3, self.heads)                          # (B, heads, HW, D)
         mask = None
         if self.context_kv is not None:
-            context_k, context_v = split_heads(self.context_kv(context), 2, self.heads)  # (B, heads, M, D)
+            context_k, context_v = split_heads(context_kv, 2, self.heads)               # (B, heads, M, D)
             k = torch.cat([context_k, k], dim=2)                                        # (B, heads, M + HW, D)
             v = torch.cat([context_v, v], dim=2)
             if context_mask is not None:

@@ -13,16 +13,21 @@ from .resblock import ResBlock, downsample, upsample
 
 
 class Layer(nn.Module):
-    """A residual block and, at some levels, attention after it."""
+    """A residual block and, at some levels, attention after it, whose share of `context_kv` begins at `kv_at`."""
 
-    def __init__(self, block, attention=None):
+    def __init__(self, block, attention=None, kv_at=0):
         super().__init__()
         self.block = block
         self.attention = attention
+        self.kv_at = kv_at
 
-    def forward(self, x, emb, context, context_mask):                                   # (B, C, H, W), (B, E), ...
+    def forward(self, x, emb, context_kv, context_mask):                                # (B, C, H, W), (B, E), ...
         x = self.block(x, emb)                                                          # (B, C', H', W')
-        return x if self.attention is None else self.attention(x, context, context_mask)
+        if self.attention is None:
+            return x
+        if context_kv is not None:
+            context_kv = context_kv[..., self.kv_at:self.kv_at + 2 * x.shape[1]]        # (B, M, 2C')
+        return self.attention(x, context_kv, context_mask)
 
 
 class UNet(nn.Module):
@@ -80,11 +85,14 @@ class UNet(nn.Module):
             return ResBlock(in_channels=c_in, out_channels=c_out, embed_dim=self.time_embed_dim, norm=norm,
                             scale_shift=scale_shift, dropout=dropout, resample=resample)
 
-        def attention(c):
-            return AttentionBlock(channels=c, head_dim=head_dim, context_dim=context_dim, norm=norm)
+        self.kv_width = 0               # of the keys and values of all attention layers
 
-        def layer(c_in, c_out, level):
-            return Layer(block(c_in, c_out), attention(c_out) if level in attention_levels else None)
+        def layer(c_in, c_out, attends):
+            if not attends:
+                return Layer(block(c_in, c_out))
+            kv_at, self.kv_width = self.kv_width, self.kv_width + 2 * c_out
+            attention = AttentionBlock(channels=c_out, head_dim=head_dim, context_dim=context_dim, norm=norm)
+            return Layer(block(c_in, c_out), attention, kv_at)
 
         self.time_embed = TimeEmbedding(channels=channels, width=self.time_embed_dim)
         widths = [channels * m for m in multipliers]
@@ -94,21 +102,20 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
             for _ in range(num_res_blocks[level]):
-                self.down.append(layer(c, width, level))
+                self.down.append(layer(c, width, level in attention_levels))
                 c = width
                 skips.append(c)
             if level < levels - 1:
                 self.down.append(Layer(block(c, c, downsample)))
                 skips.append(c)
 
-        self.middle = nn.ModuleList([Layer(block(c, c), attention(c) if middle_attention else None),
-                                     Layer(block(c, c))])
+        self.middle = nn.ModuleList([layer(c, c, middle_attention), layer(c, c, False)])
 
         self.up = nn.ModuleList()      # a list of layers a level, lowest resolution first
         for level, width in reversed(list(enumerate(widths))):
             layers = nn.ModuleList()
             for _ in range(num_res_blocks[level] + 1):
-                layers.append(layer(c + skips.pop(), width, level))
+                layers.append(layer(c + skips.pop(), width, level in attention_levels))
                 c = width
             self.up.append(layers)
         self.upsample = nn.ModuleList(Layer(block(width, width, upsample)) for width in reversed(widths[1:]))
@@ -119,12 +126,28 @@ class UNet(nn.Module):
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x_t, t, emb=None, context=None, context_mask=None):
-        """x_t (B, C, H, W); t (B,); emb (B, time_embed_dim); context (B, N, context_dim); context_mask (B, N), True =
+        """x_t (B, C, H, W); t (B,); emb (B, time_embed_dim); context (B, M, context_dim); context_mask (B, M), True =
         a token to attend to. -> (B, out_channels, H, W)"""
-        self._check(x_t, t, emb, context, context_mask)
+        return self.denoise(x_t, t, emb, None if context is None else self.read(context), context_mask)
+
+    def read(self, context):
+        """The keys and values of the context (B, M, context_dim) in every attention layer, (B, M, kv_width).
+
+        They hold for every x_t and t: a context is read once.
+        """
+        if self.context_dim is None:
+            raise ValueError("context is given, but the network has context_dim=None")
+        if context.shape[-1] != self.context_dim:
+            raise ValueError(f"context is {context.shape[-1]} wide, context_dim is {self.context_dim}")
+        blocks = [module for module in self.modules() if isinstance(module, AttentionBlock)]
+        return torch.cat([block.context_kv(context) for block in blocks], dim=-1)
+
+    def denoise(self, x_t, t, emb=None, context_kv=None, context_mask=None):
+        """As `forward`, with the context as `read` gives it."""
+        self._check(x_t, t, emb, context_kv, context_mask)
         e = self.time_embed(t)                                                          # (B, E)
         e = F.silu(e if emb is None else e + emb)
-        condition = e, context, context_mask
+        condition = e, context_kv, context_mask
 
         x = F.pixel_unshuffle(x_t, self.patch) if self.patch > 1 else x_t
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))               # (B, channels, H', W')
@@ -142,7 +165,7 @@ class UNet(nn.Module):
         x = self.conv_out(F.silu(self.norm_out(x)))                                     # (B, out * patch^2, H', W')
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x                  # (B, out_channels, H, W)
 
-    def _check(self, x_t, t, emb, context, context_mask):
+    def _check(self, x_t, t, emb, context_kv, context_mask):
         """One line about what is wrong, before a convolution says it in ten."""
         batch, height, width = len(x_t), *x_t.shape[-2:]
         if x_t.shape[1] != self.in_channels:
@@ -154,13 +177,13 @@ class UNet(nn.Module):
             raise ValueError(f"t has shape {tuple(t.shape)}, the batch needs ({batch},)")
         if emb is not None and tuple(emb.shape) != (batch, self.time_embed_dim):
             raise ValueError(f"emb has shape {tuple(emb.shape)}, the network takes ({batch}, {self.time_embed_dim})")
-        if (context is None) != (self.context_dim is None):
-            raise ValueError(f"context is {'missing' if context is None else 'given'}, "
+        if (context_kv is None) != (self.context_dim is None):
+            raise ValueError(f"context is {'missing' if context_kv is None else 'given'}, "
                              f"but the network has context_dim={self.context_dim}")
-        if context is not None and context.shape[-1] != self.context_dim:
-            raise ValueError(f"context is {context.shape[-1]} wide, context_dim is {self.context_dim}")
-        if context_mask is not None and (context is None or context_mask.shape != context.shape[:2]):
+        if context_kv is not None and context_kv.shape[-1] != self.kv_width:
+            raise ValueError(f"context_kv is {context_kv.shape[-1]} wide, the network's is {self.kv_width}")
+        if context_mask is not None and (context_kv is None or context_mask.shape != context_kv.shape[:2]):
             raise ValueError(f"context_mask has shape {tuple(context_mask.shape)}, "
-                             f"context {None if context is None else tuple(context.shape)}")
+                             f"context {None if context_kv is None else tuple(context_kv.shape[:2])}")
         if context_mask is not None and context_mask.dtype != torch.bool:
             raise ValueError(f"context_mask must be boolean, True = a token to attend to, not {context_mask.dtype}")
