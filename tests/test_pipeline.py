@@ -274,7 +274,7 @@ def test_defaults_are_the_models_then_ours(model):
     ({"prior_guidance_scale": math.inf}, "prior_guidance_scale"),
     ({"guidance_scale": "much"}, "guidance_scale"),
     ({"sampler": "ddmp"}, "did you mean 'ddpm'"), ({"prior_sampler": "dim"}, "did you mean 'ddim'"),
-    ({"guidance": 2.0}, "guidance_scale"), ({"eta": 1.5}, "eta = 1.5"), ({"eta": 0.5, "sampler": "ddpm"}, "only the sampler ddim"),
+    ({"guidance_scales": 2.0}, "guidance_scale"), ({"eta": 1.5}, "eta = 1.5"), ({"eta": 0.5, "sampler": "ddpm"}, "only the sampler ddim"),
     ({"negative_prompt": "a cat", "guidance_scale": 1.0, "prior_guidance_scale": 1.0}, "without guidance"),
     ({"num_images": 0}, "0 images"),
     ({"batch_size": 0}, "batches of 0"),

@@ -7,7 +7,7 @@ from torch import nn
 
 from .conditioning import check_share, drawn, drop_text, rows, text_and_null, text_of
 from .data.images import to_float
-from .diffusion import Denoiser, Schedule, draw_timesteps, guided, thresholded, training_loss
+from .diffusion import Denoiser, Schedule, draw_timesteps, during, guided, thresholded, training_loss
 from .networks.unet import UNet
 from .stage import Stage
 
@@ -127,13 +127,14 @@ class Decoder(Stage):
     @torch.no_grad()
     def sample(
         self, image_embed, text=None, null_text=None, *, noise, num_inference_steps=50, guidance_scale=2.0,
-        sampler="ddim", eta=0.0, null_embed=None, start=None, callback=None,
+        guidance_start=0.0, guidance_end=1.0, sampler="ddim", eta=0.0, null_embed=None, start=None, callback=None,
     ):  # fmt: skip
         """Draw pictures for image embeddings (B, D): float (B, 3, S, S) in [-1, 1].
 
         Args:
             text, null_text: text keys of the captions (B, ...) and of the empty caption (1, ...), where text is used.
             noise: a SeededNoise for B pictures.
+            guidance_start, guidance_end: the part of the way in which there is guidance, see `diffusion.during`.
             null_embed: (B, D), from which guidance leads away; None: the learned absent image.
             sampler, eta, start, callback: see `Stage.draw`.
 
@@ -141,26 +142,26 @@ class Decoder(Stage):
             ValueError: a number of steps that the schedule does not have, or no text for a decoder that needs it.
         """
         return self.draw(
-            self.guided(image_embed, text, null_text, guidance_scale, null_embed),
+            self.guided(image_embed, text, null_text, guidance_scale, guidance_start, guidance_end, null_embed),
             (len(image_embed), 3, self.image_size, self.image_size),
             noise=noise, num_inference_steps=num_inference_steps, sampler=sampler, eta=eta, start=start, callback=callback,
         )  # fmt: skip
 
     def invert(
-        self, images, image_embed, text=None, null_text=None, *, num_inference_steps=50, guidance_scale=2.0, strength=1.0,
-        callback=None,
+        self, images, image_embed, text=None, null_text=None, *, num_inference_steps=50, guidance_scale=2.0,
+        guidance_start=0.0, guidance_end=1.0, strength=1.0, callback=None,
     ):  # fmt: skip
         """What `sample` draws pictures (B, 3, S, S) from, nearly, with sampler "ddim": x_t of a `Start`, (B, 3, S, S).
 
         strength: how far back to go; 1: to noise. The others: as `sample`'s.
         """
-        denoiser = self.guided(image_embed, text, null_text, guidance_scale)
+        denoiser = self.guided(image_embed, text, null_text, guidance_scale, guidance_start, guidance_end)
         return self.inverted(
             denoiser, images, num_inference_steps=num_inference_steps, strength=strength, callback=callback
         )
 
-    def guided(self, image_embed, text=None, null_text=None, guidance_scale=2.0, null_embed=None):
-        """The denoiser (x_t, t) -> Prediction for these conditions, guided, x_0 clamped to [-1, 1]."""
+    def guided(self, image_embed, text, null_text, guidance_scale, guidance_start, guidance_end, null_embed=None):
+        """The denoiser (x_t, t) -> Prediction for these conditions, guided, x_0 clamped to [-1, 1]; see `sample`."""
         image_embed = image_embed.to(self.device)
         null = self.null_image if null_embed is None else null_embed.to(image_embed)
         cond, null = {"image_embed": image_embed}, {"image_embed": null.expand_as(image_embed)}
@@ -169,4 +170,7 @@ class Decoder(Stage):
                 raise ValueError("this decoder reads captions: give text and null_text")
             text, null_text = text_and_null(text, null_text, self.device)
             cond, null = {**cond, **text}, {**null, **null_text}
-        return thresholded(guided(self.denoiser, self.read(**cond), self.read(**null), guidance_scale), self.schedule, static=1.0)
+        cond, null = self.read(**cond), self.read(**null)
+        plain, with_guidance = (guided(self.denoiser, cond, null, scale) for scale in (1, guidance_scale))
+        denoiser = during(with_guidance, plain, self.schedule, guidance_start, guidance_end)
+        return thresholded(denoiser, self.schedule, static=1.0)

@@ -199,6 +199,8 @@ class Manipulations:
                 texts.null,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
+                guidance_start=settings.guidance_start,
+                guidance_end=settings.guidance_end,
                 strength=strength,
                 callback=Progress(callback, 0).of(range(1))("inversion"),
             ).cpu()

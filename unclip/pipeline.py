@@ -25,7 +25,8 @@ from .upsampler import Upsampler
 class Settings(Strict):
     """How pictures are drawn. The values here hold where a model's index names no others.
 
-    num_inference_steps, guidance_scale: of the decoder; sampler: of decoder and upsamplers; eta: of the sampler ddim.
+    num_inference_steps, guidance_scale: of the decoder, which is guided from guidance_start to guidance_end, shares of the
+    way from noise (0) to picture (1); sampler: of decoder and upsamplers; eta: of the sampler ddim.
     negative_prompt: what guidance leads away from, in the place of the empty caption. prior_...: of the prior;
     prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
     upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes
@@ -35,6 +36,8 @@ class Settings(Strict):
 
     num_inference_steps: int = Field(50, ge=1)
     guidance_scale: float = Field(2.0, allow_inf_nan=False)
+    guidance_start: float = Field(0.0, ge=0, le=1)
+    guidance_end: float = Field(1.0, ge=0, le=1)
     prior_num_inference_steps: int = Field(25, ge=1)
     prior_guidance_scale: float = Field(1.0, allow_inf_nan=False)
     prior_num_samples: int = Field(2, ge=1)
@@ -171,6 +174,8 @@ class UnCLIP(Manipulations):
             most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
             if self.upsamplers and getattr(chosen, strength) > most:
                 raise UserError(f"{strength}: choose 0 to {most}, for which the upsamplers were trained")
+        if chosen.guidance_start > chosen.guidance_end:
+            raise UserError(f"guidance_start {chosen.guidance_start} lies after guidance_end {chosen.guidance_end}: swap them")
         if chosen.eta and chosen.sampler != "ddim":
             raise UserError(f"eta {chosen.eta}: only the sampler ddim has it, not {chosen.sampler}")
         plain(chosen.negative_prompt, "the negative prompt")
@@ -286,6 +291,8 @@ class UnCLIP(Manipulations):
                 noise=SeededNoise([2 * s + 1 for s in seeds]),
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
+                guidance_start=settings.guidance_start,
+                guidance_end=settings.guidance_end,
                 sampler=settings.sampler,
                 eta=settings.eta,
                 null_embed=null_embed,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unclip.diffusion import SAMPLERS, Denoiser, Prediction, Schedule, composed, ddim, guided, keeping, process, thresholded
+from unclip.diffusion import SAMPLERS, Denoiser, Prediction, Schedule, composed, ddim, during, guided, keeping, process, thresholded
 from unclip.diffusion.guidance import dynamic_threshold
 
 
@@ -54,6 +54,28 @@ def test_one_call_a_step_doubled_only_where_there_is_guidance(setting, schedule,
     network, denoiser, x_t, _, cond, null = setting
     ddim(guided(denoiser, cond, null, scale), x_t, schedule.timesteps(5), schedule)
     assert network.batches == [batch] * 5
+
+
+@pytest.mark.parametrize("start, end, doubled", [
+    (0, 1, [1, 1, 1, 1, 1]), (0, 0.6, [1, 1, 1, 0, 0]), (0.2, 0.8, [0, 1, 1, 1, 0]), (0.4, 0.4, [0] * 5), (0.1, 1, [0, 1, 1, 1, 1]),
+])  # fmt: skip
+def test_guidance_in_a_part_of_the_way_doubles_no_other_step(setting, schedule, start, end, doubled):
+    network, denoiser, x_t, _, cond, null = setting
+    plain, with_guidance = (guided(denoiser, cond, null, scale) for scale in (1, 3.0))
+    limited = during(with_guidance, plain, schedule, start, end)
+    ddim(limited, x_t, schedule.timesteps(5, "trailing"), schedule)
+    assert network.batches == [6 if there else 3 for there in doubled]
+    for t in (999, 799, 599, 399, 199):
+        t = torch.full((3,), t)
+        meant = with_guidance if doubled[(999 - int(t[0])) // 200] else plain
+        assert torch.equal(limited(x_t, t).x_0, meant(x_t, t).x_0)
+
+
+@pytest.mark.parametrize("start, end", [(0.5, 0.4), (-0.1, 1), (0, 1.1)])
+def test_a_part_of_the_way_lies_on_it(setting, schedule, start, end):
+    denoiser = setting[1]
+    with pytest.raises(ValueError, match=f"from {start} to {end}"):
+        during(denoiser, denoiser, schedule, start, end)
 
 
 def test_scale_1_is_the_conditional_model_to_the_last_bit(setting):
