@@ -64,7 +64,7 @@ def test_it_takes_one_forward_a_step_at_the_timesteps_it_learned(make_decoder):
 
 def test_other_numbers_of_steps_are_refused(make_decoder):
     student = distillation(make_decoder()).student
-    with pytest.raises(UserError, match="3 steps: this decoder was distilled and draws in 4, 2, 1 steps"):
+    with pytest.raises(UserError, match="3 steps: this decoder was distilled and draws in 4, 2, 1: choose one"):
         drawn(student, torch.zeros(1, D), 3, 1.0)
 
 

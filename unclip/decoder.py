@@ -187,8 +187,8 @@ class Decoder(Stage):
         return thresholded(guided(self.denoiser, cond, null, guidance_scale), self.schedule, static=1.0)
 
     def check_steps(self, num_inference_steps):
-        """The place of a number of steps in step_counts. Raises UserError for one that a distilled decoder did not learn."""
+        """The place of a number of steps in step_counts. Raises UserError for one that is not there."""
         if num_inference_steps not in self.step_counts:
             known = ", ".join(map(str, self.step_counts))
-            raise UserError(f"{num_inference_steps} steps: this decoder was distilled and draws in {known} steps: choose one")
+            raise UserError(f"{num_inference_steps} steps: this decoder was distilled and draws in {known}: choose one")
         return self.step_counts.index(num_inference_steps)

@@ -30,7 +30,7 @@ from .errors import UserError
 
 class Distillation(nn.Module):
     """A student decoder, which begins with the teacher's weights, and its loss. Of the two, only the student is trained,
-    averaged and saved.
+    averaged and saved; the teacher is frozen, and draws at the timesteps of the spacing "trailing" from here on.
 
     Args:
         teacher: a Decoder. Its device is the caller's to choose; the student's is this module's.
@@ -53,7 +53,7 @@ class Distillation(nn.Module):
             reason = "at pure noise, where drawing in one step begins, that tells nothing of the picture"
             raise UserError(f"this decoder predicts eps: {reason}; distil one that predicts v or x_0")
         if teacher.step_counts:
-            raise UserError(f"this decoder was distilled already, to {teacher.step_counts} steps: begin with its own teacher")
+            raise UserError(f"this decoder was distilled already, to {teacher.step_counts} steps: name its own teacher")
         self.finer = [teacher_steps, *steps[:-1]]
         if not steps or any(n < 1 or m <= n or m % n for n, m in zip(steps, self.finer)):
             raise UserError(f"{steps} steps from a teacher's {teacher_steps}: each number has to divide the one before it")

@@ -129,7 +129,8 @@ def begin_copy(source, folder, part, defaults):
     index = read_index(source)
     clip = index["clip"]
     held = source / clip["name"]
-    begin_model(folder, held if held.is_dir() else clip["name"], clip["pretrained"], clip["unit_variance"], clip["fingerprint"])
+    name = held if held.is_dir() else clip["name"]
+    begin_model(folder, name, clip["pretrained"], clip["unit_variance"], clip["fingerprint"])
     for each in [source / "prior", source / "decoder", *upsampler_folders(source)]:
         copy = folder / each.name
         if each.name == part:

@@ -34,7 +34,7 @@ def steps(denoise, x, path, schedule):
 @pytest.mark.parametrize("path", PATHS)
 def test_one_step_of_a_student_that_says_the_target_lands_where_the_teacher_does(schedule, x_t, path, prediction):
     if prediction == "eps" and path[0] == 999:
-        path = [900, *path[1:]]  # at 999 an eps tells nothing of x_0: digits are lost, which is why such teachers are refused
+        path = [900, *path[1:]]  # at 999 an eps tells nothing of x_0: why such teachers are refused
     teacher = MIXTURE.denoiser(schedule)
     x_0 = distilled_x_0(teacher, x_t, of(path), schedule)
     t = torch.full((5,), path[0])

@@ -38,12 +38,14 @@ def distill(path, overrides=()):
     folder = model_folder(config.teacher)
     if Path(config.out).resolve() == folder.resolve():
         raise UserError(f"{path}: out is the teacher's own folder: name another")
+    there = Path(config.out) / "decoder"
+    if there.is_dir() and not Decoder.from_pretrained(there).step_counts:
+        raise UserError(f"{path}: {there} was not distilled and would be lost: name another folder for out")
     index = read_index(folder)
     if config.student.guidance_scale is None:
         config.student.guidance_scale = check(Settings, index["defaults"], folder / INDEX).guidance_scale
     teacher = Decoder.from_pretrained(folder / "decoder", process().device).to(memory_format=torch.channels_last)
     settle(config.data, "image_size", teacher.image_size, "data", path, "the teacher's")
-    torch.manual_seed(config.train.seed)
     model = Distillation(teacher, **config.student.model_dump())
     clip = load_clip(folder, process().device)
     if clip.embed_dim != len(teacher.null_image):
@@ -67,7 +69,8 @@ class Comparison:
 
     def distances(self, model):
         """The root mean square of the difference between the student's pictures and the teacher's, by number of steps."""
-        return {f"distance_{n}": (x - self.of_teacher(model)).square().mean().sqrt().item() for n, x in self.of_student(model)}
+        aim = self.of_teacher(model)
+        return {f"distance_{n}": (x - aim).square().mean().sqrt().item() for n, x in self.of_student(model)}
 
     def grid(self, model):
         """The teacher's pictures, above the student's in fewer and fewer steps."""
