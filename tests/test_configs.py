@@ -9,8 +9,11 @@ import torch
 from unclip.config import load_config
 from unclip.contrastive import ContrastiveCLIP
 from unclip.decoder import Decoder
+from unclip.distillation import Distillation
+from unclip.hub import model_folder
 from unclip.prior import DiffusionPrior
 from unclip.training import runs
+from unclip.training.distillation import DistillRun
 from unclip.upsampler import Upsampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,13 +25,14 @@ KINDS = {
 }
 FROM_THE_CLIP = {"embed_dim": 768}
 CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
+OF_PARTS = [path for path in CONFIGS if path.stem != "distill"]
 
 
 def test_there_are_configs():
     assert len(CONFIGS) >= 10
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", OF_PARTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_config_describes_a_model(path):
     kind, part = KINDS[path.stem.split("-")[0]]
     config = load_config(kind, path)
@@ -50,6 +54,13 @@ def test_the_commands_in_a_config_are_there(path):
     assert commands or path.parent.name == "mine"
     for script, named in commands:
         assert (ROOT / "scripts" / f"{script}.py").is_file() and (ROOT / named).is_file()
+
+
+def test_a_config_distils_the_decoder_of_its_teacher():
+    config = load_config(DistillRun, ROOT / "configs/pocket/distill.yaml")
+    teacher = Decoder.from_pretrained(model_folder(config.teacher) / "decoder")
+    student = Distillation(teacher, **{**config.student.model_dump(), "guidance_scale": 2.0}).student
+    assert student.step_counts == [4, 2, 1] and config.data.image_size == teacher.image_size
 
 
 def test_the_papers_upsamplers_have_its_sizes():

@@ -8,6 +8,7 @@ from torch import nn
 from .conditioning import check_share, drawn, drop_text, rows, text_and_null, text_of
 from .data.images import to_float
 from .diffusion import Denoiser, Schedule, draw_timesteps, during, guided, thresholded, training_loss
+from .errors import UserError
 from .networks.unet import UNet
 from .stage import Stage
 
@@ -33,12 +34,14 @@ class Decoder(Stage):
             so that the figures of two runs compare.
         image_drop, text_drop: shares dropped in training for guidance.
         spacing: which timesteps a short sampling run visits, see `Schedule.timesteps`.
+        step_counts: of a distilled decoder (see distillation.py), the numbers of steps in which it draws, and no others;
+            it is told which. None: it draws in any.
 
     Raises:
         ValueError: options that contradict each other.
     """
 
-    edge_layers = ("unet.conv_in", "unet.conv_out", "unet.time_embed")
+    edge_layers = ("unet.conv_in", "unet.conv_out", "unet.time_embed", "steps_to_time")
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class Decoder(Stage):
         image_drop: float = 0.1,
         text_drop: float = 0.5,
         spacing: Literal["linspace", "leading", "trailing"] = "trailing",
+        step_counts: Optional[list[int]] = None,
     ):
         super().__init__()
         check_share("image_drop", image_drop)
@@ -65,7 +69,7 @@ class Decoder(Stage):
         if learned_variance != (vlb_weight > 0) or vlb_weight < 0:
             raise ValueError(f"learned_variance={learned_variance} needs vlb_weight {'> 0' if learned_variance else '0'}")
         self.image_size, self.image_tokens, self.spacing = image_size, image_tokens, spacing
-        self.image_drop, self.text_drop = image_drop, text_drop
+        self.image_drop, self.text_drop, self.step_counts = image_drop, text_drop, step_counts
         self.weighting, self.vlb_weight, self.timestep_density = weighting, vlb_weight, timestep_density
         context_dim = unet.get("context_dim")
         if image_tokens or text_dim:
@@ -82,13 +86,19 @@ class Decoder(Stage):
         self.text_to_time = nn.Linear(embed_dim, width) if text_dim else None
         self.text_to_tokens = nn.Linear(text_dim, context_dim) if text_dim else None
         self.text_norm = nn.LayerNorm(context_dim) if text_dim else None
+        self.steps_to_time = nn.Embedding(len(step_counts), width) if step_counts else None
+        if step_counts:
+            nn.init.zeros_(self.steps_to_time.weight)
         self.schedule = Schedule.named(schedule, num_timesteps)
         self.denoiser = Denoiser(self.network, self.schedule, prediction, learned_variance)
 
-    def read(self, image_embed, text_embed=None, text_states=None, text_mask=None):
-        """The condition that `network` takes, for image_embed (B, D) and, if used, the text: what holds for every step."""
+    def read(self, image_embed, text_embed=None, text_states=None, text_mask=None, steps=None):
+        """The condition that `network` takes, for image_embed (B, D) and, if used, the text, and of the number of steps its
+        place in step_counts (B,): what holds for every step."""
         image_embed = image_embed.to(self.dtype)
         emb = self.image_to_time(image_embed)                                                              # (B, E)
+        if self.steps_to_time is not None:
+            emb = emb + self.steps_to_time(steps)
         tokens, mask = [], None
         if self.image_to_tokens is not None:
             tokens.append(self.image_to_tokens(image_embed).unflatten(1, (self.image_tokens, -1)))         # (B, 4, C)
@@ -140,9 +150,12 @@ class Decoder(Stage):
 
         Raises:
             ValueError: a number of steps that the schedule does not have, or no text for a decoder that needs it.
+            UserError: see `guided`.
         """
         return self.draw(
-            self.guided(image_embed, text, null_text, guidance_scale, guidance_start, guidance_end, null_embed),
+            self.guided(
+                image_embed, text, null_text, guidance_scale, guidance_start, guidance_end, null_embed, num_inference_steps
+            ),
             (len(image_embed), 3, self.image_size, self.image_size),
             noise=noise, num_inference_steps=num_inference_steps, sampler=sampler, eta=eta, start=start, callback=callback,
         )  # fmt: skip
@@ -155,13 +168,21 @@ class Decoder(Stage):
 
         strength: how far back to go; 1: to noise. The others: as `sample`'s.
         """
-        denoiser = self.guided(image_embed, text, null_text, guidance_scale, guidance_start, guidance_end)
+        denoiser = self.guided(
+            image_embed, text, null_text, guidance_scale, guidance_start, guidance_end, num_inference_steps=num_inference_steps
+        )
         return self.inverted(
             denoiser, images, num_inference_steps=num_inference_steps, strength=strength, callback=callback
         )
 
-    def guided(self, image_embed, text, null_text, guidance_scale, guidance_start, guidance_end, null_embed=None):
-        """The denoiser (x_t, t) -> Prediction for these conditions, guided, x_0 clamped to [-1, 1]; see `sample`."""
+    def guided(
+        self, image_embed, text=None, null_text=None, guidance_scale=2.0, guidance_start=0.0, guidance_end=1.0, null_embed=None,
+        num_inference_steps=None,
+    ):  # fmt: skip
+        """The denoiser (x_t, t) -> Prediction for these conditions, guided, x_0 clamped to [-1, 1]; see `sample`.
+
+        num_inference_steps: read where the decoder is distilled. Raises UserError where it is none of its step counts.
+        """
         image_embed = image_embed.to(self.device)
         null = self.null_image if null_embed is None else null_embed.to(image_embed)
         cond, null = {"image_embed": image_embed}, {"image_embed": null.expand_as(image_embed)}
@@ -170,7 +191,17 @@ class Decoder(Stage):
                 raise ValueError("this decoder reads captions: give text and null_text")
             text, null_text = text_and_null(text, null_text, self.device)
             cond, null = {**cond, **text}, {**null, **null_text}
+        if self.step_counts:
+            k = self.check_steps(num_inference_steps)
+            cond["steps"] = null["steps"] = torch.full((len(image_embed),), k, device=self.device)
         cond, null = self.read(**cond), self.read(**null)
         plain, with_guidance = (guided(self.denoiser, cond, null, scale) for scale in (1, guidance_scale))
         denoiser = during(with_guidance, plain, self.schedule, guidance_start, guidance_end)
         return thresholded(denoiser, self.schedule, static=1.0)
+
+    def check_steps(self, num_inference_steps):
+        """The place of a number of steps in step_counts. Raises UserError for one that is not there."""
+        if num_inference_steps not in self.step_counts:
+            known = ", ".join(map(str, self.step_counts))
+            raise UserError(f"{num_inference_steps} steps: this decoder was distilled and draws in {known}: choose one")
+        return self.step_counts.index(num_inference_steps)

@@ -229,12 +229,14 @@ class Manipulations:
         )
 
     def deterministic(self, given, what):
-        """The settings given by name, where not given with the sampler that an inversion undoes, and enough steps for it.
+        """The settings given by name, where not given with the sampler that an inversion undoes, and enough steps for it, or
+        the most that a distilled decoder has.
 
         Raises:
             UserError: another sampler is given, or an eta.
         """
         steps = min(max(INVERSION_STEPS, self.defaults.num_inference_steps), self.decoder.schedule.num_timesteps)
+        steps = max(self.decoder.step_counts or [steps])
         ours = {"sampler": "ddim", "num_inference_steps": steps, "eta": 0.0}
         settings = self.settings(**{**ours, **{key: value for key, value in given.items() if value is not None}})
         if settings.sampler != "ddim":

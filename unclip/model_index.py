@@ -116,6 +116,35 @@ def begin_model(folder, clip_name, pretrained, unit_variance, fingerprint=None):
     write_index(folder, **index)
 
 
+def begin_copy(source, folder, part, defaults):
+    """Make the folder of a model that is another's but for one part: its CLIP, other parts, vocabulary and index.
+
+    source: the other's folder; part: the name of what is left out, for training to fill in; defaults: fields of `Settings`
+    that differ from the other's.
+
+    Raises:
+        UserError: the folder holds other parts.
+    """
+    source, folder = Path(source), Path(folder)
+    index = read_index(source)
+    clip = index["clip"]
+    held = source / clip["name"]
+    name = held if held.is_dir() else clip["name"]
+    begin_model(folder, name, clip["pretrained"], clip["unit_variance"], clip["fingerprint"])
+    for each in [source / "prior", source / "decoder", *upsampler_folders(source)]:
+        copy = folder / each.name
+        if each.name == part:
+            continue
+        if not copy.exists():
+            with new_folder(copy) as temporary:
+                shutil.copytree(each, temporary, dirs_exist_ok=True)
+        elif not same_files(each, copy):
+            raise UserError(f"{copy} is not that of {source}: choose another folder for out=, or remove {folder}")
+    if (source / VOCABULARY).is_file():
+        shutil.copyfile(source / VOCABULARY, folder / VOCABULARY)
+    write_index(folder, read_clip_entry(folder), {**index["defaults"], **defaults})
+
+
 def write_index(folder, clip, defaults):
     """Write a model's index: see `read_index`."""
     with new_file(Path(folder) / INDEX) as temporary:

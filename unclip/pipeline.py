@@ -170,6 +170,8 @@ class UnCLIP(Manipulations):
         for steps, part in steps_of:
             if steps > part.schedule.num_timesteps:
                 raise UserError(f"{steps} steps: choose 1 to {part.schedule.num_timesteps}")
+        if self.decoder.step_counts:
+            self.decoder.check_steps(chosen.num_inference_steps)
         for strength, trained in (("upsampler_noise_level", "max_noise"), ("upsampler_blur", "max_blur")):
             most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
             if self.upsamplers and getattr(chosen, strength) > most:

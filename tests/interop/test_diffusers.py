@@ -142,6 +142,7 @@ def test_a_decoder_and_an_upsampler_of_ours_written_for_diffusers(tmp_path, cond
     ({"text_dim": None}, r"reads no captions"),
     ({"text_dim": 32, "unet": {"context_dim": 64}}, r"not as wide as the image embedding"),
     ({"image_tokens": 0}, r"no image tokens"),
+    ({"step_counts": [4, 2, 1]}, r"it was distilled"),
     ({"prediction": "v"}, r"predicts v"),
     ({"schedule": "linear"}, r"schedule is not the cosine"),
     ({"unet": {"multipliers": [2, 4]}}, r"first level has a multiplier"),

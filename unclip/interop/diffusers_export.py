@@ -41,6 +41,7 @@ def write_decoder(decoder, folder):
     refuse("the decoder", {
         "it reads no captions": decoder.text_to_tokens is None,
         "it has no image tokens": not decoder.image_tokens,
+        "it was distilled, and is told its number of steps": bool(decoder.step_counts),
         "its text states are not as wide as the image embedding":
             decoder.text_to_tokens is not None and decoder.text_to_tokens.in_features != dim,
         "it has no attention in the middle": unet.middle[0].attention is None,

@@ -69,7 +69,7 @@ class DecoderRun(RunConfig):
 
     out: str
     clip: EncoderConfig
-    model: signature_model(Decoder, may_miss=["embed_dim", "image_size"], unet=UNET)
+    model: signature_model(Decoder, leave_out=["step_counts"], may_miss=["embed_dim", "image_size"], unet=UNET)
 
 
 class UpsamplerRun(RunConfig):
