@@ -78,6 +78,19 @@ def test_guidance_contrasts_with_the_learned_null_and_the_empty_caption(make_dec
             assert torch.equal(call[key][:3], cond[key]) and torch.equal(call[key][3:], null[key])
 
 
+def test_padding_at_the_end_of_all_captions_is_not_read(make_decoder, embed, text):
+    decoder = make_decoder(text_dim=16)
+    captions, empty = text
+    captions["text_mask"] = torch.arange(12) < torch.tensor([[4], [6], [3]])
+    calls = record(decoder)
+    sampled(decoder, embed, captions, empty, guidance_scale=3.0)
+    assert {call["context_kv"].shape[1] for call in calls} == {4 + 6}
+    first = {k: v[:3] for k, v in calls[0].items()}
+    padded = {"x_t": first["x_t"], "t": first["t"], **decoder.read(embed, **captions)}
+    with torch.no_grad():
+        torch.testing.assert_close(decoder.network(**first), decoder.network(**padded))
+
+
 def test_conditions_are_read_once(make_decoder, embed, text):
     """What depends on caption and embedding alone is not computed in every step: only the U-Net runs."""
     decoder = make_decoder(text_dim=16)

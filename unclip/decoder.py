@@ -5,7 +5,7 @@ from typing import Literal, Optional
 import torch
 from torch import nn
 
-from .conditioning import check_share, drawn, drop_text, rows, text_and_null, text_of
+from .conditioning import check_share, drawn, drop_text, rows, text_and_null, text_of, trimmed
 from .data.images import to_float
 from .diffusion import Denoiser, Schedule, draw_timesteps, during, guided, thresholded, training_loss
 from .errors import UserError
@@ -189,7 +189,7 @@ class Decoder(Stage):
         if self.text_to_tokens is not None:
             if text is None or null_text is None:
                 raise ValueError("this decoder reads captions: give text and null_text")
-            text, null_text = text_and_null(text, null_text, self.device)
+            text, null_text = trimmed(*text_and_null(text, null_text, self.device))
             cond, null = {**cond, **text}, {**null, **null_text}
         if self.step_counts:
             k = self.check_steps(num_inference_steps)

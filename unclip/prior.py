@@ -5,7 +5,7 @@ from typing import Literal, Optional
 import torch
 import torch.nn.functional as F
 
-from .conditioning import check_share, drawn, drop_text, on, text_and_null, text_of
+from .conditioning import check_share, drawn, drop_text, on, text_and_null, text_of, trimmed
 from .diffusion import SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, thresholded, training_loss
 from .networks.prior_transformer import PriorTransformer
 from .part import Part
@@ -93,9 +93,9 @@ class DiffusionPrior(Part):
                 (section 2.2 draws two, and takes the dot product).
         """
         batch = len(text["text_embed"])
-        text, null = text_and_null(text, null_text, self.device)
+        text, null, *parts = trimmed(*text_and_null(text, null_text, self.device), *(on(part, self.device) for part in parts))
         if parts:
-            conds = [self.read(on(part, self.device)) for part in parts]
+            conds = [self.read(part) for part in parts]
             denoise = composed(self.denoiser, conds, self.read(null), guidance_scale * weights)
         else:
             denoise = guided(self.denoiser, self.read(text), self.read(null), guidance_scale)

@@ -97,6 +97,15 @@ def test_padded_text_does_not_matter_and_real_text_does():
     assert not torch.allclose(net(**{**x, "text_states": real})[0], out[0], atol=1e-4)
 
 
+def test_padding_at_the_end_may_be_left_out():
+    net, x = randomise(small()), inputs()
+    x["text_mask"] = torch.tensor([[True, True, True, False, False], [True, False, False, False, False]])
+    cut = {**x, "text_states": x["text_states"][:, :3], "text_mask": x["text_mask"][:, :3]}
+    torch.testing.assert_close(net(**cut), net(**x))
+    short = {**x, "text_states": x["text_states"][:, :2], "text_mask": x["text_mask"][:, :2]}
+    assert not torch.allclose(net(**short)[0], net(**x)[0], atol=1e-4)
+
+
 def test_a_text_with_no_real_token_gives_numbers():
     """Every row of the mask keeps one key, so no softmax divides nothing by nothing, forwards or backwards."""
     net, x = randomise(small()), inputs()

@@ -89,8 +89,8 @@ class PriorTransformer(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x_t, t, text_embed, text_states, text_mask):
-        """x_t (B, D); t (B,); text_embed (B, text_embed_dim); text_states (B, L, text_dim); text_mask (B, L), True = a
-        real token. -> (B, D)"""
+        """x_t (B, D); t (B,); text_embed (B, text_embed_dim); text_states (B, L, text_dim), L = text_length or, where the rest
+        is padding in every text, less; text_mask (B, L), True = a real token. -> (B, D)"""
         return self.denoise(x_t, t, self.read(text_embed, text_states, text_mask), text_mask)
 
     def read(self, text_embed, text_states, text_mask):
@@ -100,8 +100,10 @@ class PriorTransformer(nn.Module):
         """
         self._check(text_embed, text_states, text_mask)
         x = torch.cat([self.text_states_proj(text_states), self.text_embed_proj(text_embed)[:, None]], dim=1)
-        text = text_states.shape[1] + 1
-        x = x + self.positions[:text]                                                   # (B, L + 1, W)
+        length = text_states.shape[1]
+        text = length + 1
+        positions = self.positions[[*range(length), self.text_length]]                  # (L + 1, W)
+        x = x + positions                                                               # (B, L + 1, W)
         mask = self._mask(text_mask)[..., :text, :text]                                 # (B, 1, L + 1, L + 1)
         memory = []
         for block in self.blocks[:-1]:
@@ -135,8 +137,9 @@ class PriorTransformer(nn.Module):
     def _check(self, text_embed, text_states, text_mask):
         batch = len(text_embed)
         check("text_embed", text_embed, (batch, self.text_embed_dim))
-        check("text_states", text_states, (batch, self.text_length, self.text_dim))
-        check("text_mask", text_mask, (batch, self.text_length))
+        length = min(text_states.shape[1], self.text_length)
+        check("text_states", text_states, (batch, length, self.text_dim))
+        check("text_mask", text_mask, (batch, length))
         if text_mask.dtype != torch.bool:
             raise ValueError(f"text_mask must be boolean, True = a real token, not {text_mask.dtype}")
 

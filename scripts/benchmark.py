@@ -1,0 +1,32 @@
+"""Time unclip beside its peers, in turn, on the same work.
+
+    pip install -e ".[bench]"
+    python scripts/benchmark.py sampling                                    # against diffusers, on the same weights
+    python -m venv peer && peer/bin/pip install dalle2-pytorch
+    python scripts/benchmark.py training --peer-python peer/bin/python      # against dalle2-pytorch
+
+Writes OUT/WHAT.json (the machine and every run), .md (a table) and .png (bars). Nothing else should run meanwhile.
+"""
+
+import argparse
+
+from unclip import cli
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["sampling", "training"])
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default 5)")
+    parser.add_argument("--threads", type=int, help="of each side (default: as many as there are cores)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--peer-python", metavar="PATH", help="the Python of an environment with dalle2-pytorch")
+    parser.add_argument("--out", default="outputs/benchmark", help="the folder to write to (default: outputs/benchmark)")
+    args = parser.parse_args(argv)
+
+    from unclip.benchmark.compare import compare
+
+    compare(args.what, args.rounds, args.threads, args.dtype, args.peer_python, cli.output_folder(args.out))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,27 @@
+"""What `scripts/benchmark.py` does: measure, write, print."""
+
+from ..errors import UserError
+from . import sampling, training
+from .machine import machine
+from .report import summary, table, write
+
+
+def compare(what, rounds, threads, dtype, peer_python, out):
+    """Measure "sampling" or "training" against its peer, print the table and write it to a folder.
+
+    Raises:
+        UserError: no rounds or threads, or a peer that is not there.
+    """
+    described = machine()
+    threads = described["cores"] if threads is None else threads
+    if rounds < 1 or threads < 1:
+        raise UserError(f"{rounds} rounds, {threads} threads: at least 1 of each")
+    if what == "sampling":
+        measured = {"sampling": sampling.measure(rounds, threads, dtype)}
+    else:
+        measured = training.measure(rounds, threads, dtype, peer_python)
+    summaries = {work: summary(sides, reference="unclip") for work, sides in measured.items()}
+    print("\n".join(table(summaries)))
+    asked = {"rounds": rounds, "threads": threads, "dtype": dtype}
+    for path in write(out, what, described, asked, measured, summaries):
+        print(path)

@@ -1,0 +1,79 @@
+"""What a comparison found: medians, spread and ratios, as Markdown, JSON and a bar chart."""
+
+import json
+import sys
+from statistics import median
+
+from ..files import new_file
+from .machine import in_words
+
+
+def summary(measured, reference):
+    """{name: {"parameters", "seconds": (median, least, most), "ratio": (median, least, most), "peak_bytes", "parts"}}.
+
+    measured: as `in_turn` gives it; reference: the name of the side that the ratios are of: how many times as long each side
+    takes in the same round. peak_bytes: the most; parts: {part: median seconds}.
+    """
+    base = [run["seconds"] for run in measured[reference]["runs"]]
+    found = {}
+    for name, side in measured.items():
+        seconds = [run["seconds"] for run in side["runs"]]
+        found[name] = {
+            "parameters": side["parameters"],
+            "seconds": spread(seconds),
+            "ratio": spread([one / other for one, other in zip(seconds, base, strict=True)]),
+            "peak_bytes": max((run["peak_bytes"] for run in side["runs"] if run["peak_bytes"]), default=None),
+            "parts": {part: median(run["parts"][part] for run in side["runs"]) for part in side["runs"][0]["parts"]},
+        }
+    return found
+
+
+def spread(values):
+    return median(values), min(values), max(values)
+
+
+def table(summaries):
+    """{what was compared: its summary} as lines of Markdown."""
+    lines = ["| work | side | parameters | seconds (least to most) | times as long (least to most) | peak memory |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for work, sides in summaries.items():
+        for name, side in sides.items():
+            seconds, ratio = ("{:.3g} ({:.3g} to {:.3g})".format(*side[key]) for key in ("seconds", "ratio"))
+            memory = "" if side["peak_bytes"] is None else f"{side['peak_bytes'] / 1e9:.2f} GB"
+            lines.append(f"| {work} | {name} | {side['parameters'] / 1e6:.1f} M | {seconds} | {ratio} | {memory} |")
+            for part, took in side["parts"].items():
+                lines.append(f"| | {name}: {part} | | {took:.3g} | {took / list(sides.values())[-1]['parts'][part]:.3g} | |")
+    return lines
+
+
+def write(folder, name, machine, spec, measured, summaries):
+    """Write NAME.json (the machine, what was asked for, every run), NAME.md and NAME.png; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with new_file(folder / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps({"machine": machine, "asked": spec, "measured": measured}, indent=2) + "\n")
+    with new_file(folder / f"{name}.md") as temporary:
+        lines = [f"{in_words(machine)}; " + ", ".join(f"{key} {value}" for key, value in spec.items()), "", *table(summaries)]
+        temporary.write_text("\n".join(lines) + "\n")
+    return [folder / f"{name}.json", folder / f"{name}.md", *chart(folder / f"{name}.png", in_words(machine), summaries)]
+
+
+def chart(path, machine, summaries):
+    """Bars: how many times as long each side takes. Returns [path], or [] where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        print(f'no {path.name}: plots need pip install -e ".[bench]"', file=sys.stderr)
+        return []
+    bars = [(f"{work}: {name}", *side["ratio"]) for work, sides in summaries.items() for name, side in sides.items()]
+    names, medians, least, most = zip(*reversed(bars))
+    canvas = Figure(figsize=(8, 0.5 * len(bars) + 1.2), layout="constrained")
+    axes = canvas.subplots()
+    errors = [[m - low for m, low in zip(medians, least)], [high - m for m, high in zip(medians, most)]]
+    drawn = axes.barh(names, medians, xerr=errors, color=["#4c9f70" if "unclip" in name else "#8a8a8a" for name in names])
+    axes.bar_label(drawn, fmt="%.2f", padding=6)
+    axes.set_xlabel("times as long as unclip at the same work (less is better)")
+    axes.set_title(machine, fontsize=8)
+    axes.margins(x=0.15)
+    with new_file(path) as temporary:
+        canvas.savefig(temporary, format="png", dpi=120)
+    return [path]

@@ -1,0 +1,43 @@
+"""Our side of training: a step of AdamW on the pocket's decoder or prior, on made-up data."""
+
+import contextlib
+
+import torch
+
+from unclip.decoder import Decoder
+from unclip.prior import DiffusionPrior
+
+DIM, LENGTH = 128, 24
+UNET = {
+    "channels": 96, "multipliers": [1, 2, 2], "num_res_blocks": 1, "attention_levels": [1, 2], "middle_attention": True,
+    "head_dim": 64, "norm": "layer", "patch": 2,
+}  # fmt: skip
+TRANSFORMER = {"text_dim": DIM, "text_length": LENGTH, "width": 192, "layers": 3, "heads": 3}
+
+
+def build(part, batch, dtype, threads):
+    """part: "decoder" or "prior"."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    if part == "decoder":
+        model = Decoder(unet=UNET, image_size=32, embed_dim=DIM).to(memory_format=torch.channels_last)
+    else:
+        model = DiffusionPrior(embed_dim=DIM, transformer=TRANSFORMER)
+    data = {"image": torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8), "image_embed": torch.randn(batch, DIM)}
+    for prefix, rows in (("", batch), ("null_", 1)):
+        data |= {
+            f"{prefix}text_embed": torch.randn(rows, DIM),
+            f"{prefix}text_states": torch.randn(rows, LENGTH, DIM),
+            f"{prefix}text_mask": torch.ones(rows, LENGTH, dtype=torch.bool),
+        }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    half = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+
+    def step():
+        with half:
+            loss = model.loss(data)[0].mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, sum(p.numel() for p in model.parameters())
