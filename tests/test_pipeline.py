@@ -179,7 +179,7 @@ def test_upsampled_pictures_do_not_depend_on_the_batch(cascade):
 
 
 @pytest.mark.parametrize("setting, value", [
-    ("upsampler_num_inference_steps", 3), ("upsampler_noise_level", 0.1), ("upsampler_blur", 0.5),
+    ("upsampler_num_inference_steps", 3), ("upsampler_sampler", "ddpm"), ("upsampler_noise_level", 0.1), ("upsampler_blur", 0.5),
 ])  # fmt: skip
 def test_every_setting_of_the_upsamplers_changes_the_picture(cascade, setting, value):
     options = {"stop_after": "upsampler-1", "upsampler_num_inference_steps": 2}

@@ -61,6 +61,7 @@ def add_sampling_options(parser):
     parser.add_argument("--prior-samples", type=int, help="embeddings that the prior draws a picture, to keep the best")
     parser.add_argument("--prior-sampler", help="ddpm, ddim or dpm++")
     parser.add_argument("--upsampler-steps", type=int, help="steps of every upsampler")
+    parser.add_argument("--upsampler-sampler", help="ddpm, ddim or dpm++, where it differs from --sampler")
     parser.add_argument("--upsampler-noise-level", type=float, help="noise on what an upsampler is given, 0 to below 1")
     parser.add_argument("--upsampler-blur", type=float, help="blur of what an upsampler is given, in pixels")
     parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
@@ -80,6 +81,7 @@ SETTINGS = {  # what stands in `pipeline.Settings`, by the name of its option
     "prior_samples": "prior_num_samples",
     "prior_sampler": "prior_sampler",
     "upsampler_steps": "upsampler_num_inference_steps",
+    "upsampler_sampler": "upsampler_sampler",
     "upsampler_noise_level": "upsampler_noise_level",
     "upsampler_blur": "upsampler_blur",
     "stop_after": "stop_after",

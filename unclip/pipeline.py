@@ -29,7 +29,7 @@ class Settings(Strict):
     way from noise (0) to picture (1); sampler: of decoder and upsamplers; eta: of the sampler ddim.
     negative_prompt: what guidance leads away from, in the place of the empty caption. prior_...: of the prior;
     prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
-    upsampler_...: of every upsampler; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes
+    upsampler_...: of every upsampler; upsampler_sampler: None: `sampler`; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes
     what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
     None: the last.
     """
@@ -46,6 +46,7 @@ class Settings(Strict):
     eta: float = Field(0.0, ge=0, le=1)
     negative_prompt: str = ""
     upsampler_num_inference_steps: int = Field(10, ge=1)
+    upsampler_sampler: Optional[str] = None
     upsampler_noise_level: float = Field(0.0, ge=0, lt=1)
     upsampler_blur: float = Field(0.0, ge=0)
     stop_after: Optional[str] = None
@@ -181,7 +182,7 @@ class UnCLIP(Manipulations):
         if chosen.eta and chosen.sampler != "ddim":
             raise UserError(f"eta {chosen.eta}: only the sampler ddim has it, not {chosen.sampler}")
         plain(chosen.negative_prompt, "the negative prompt")
-        for sampler in (chosen.sampler, chosen.prior_sampler):
+        for sampler in (chosen.sampler, chosen.prior_sampler, chosen.upsampler_sampler or chosen.sampler):
             if sampler not in SAMPLERS:
                 raise UserError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}: {', '.join(SAMPLERS)}")
         return chosen
@@ -312,7 +313,7 @@ class UnCLIP(Manipulations):
                 num_inference_steps=settings.upsampler_num_inference_steps,
                 noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
                 blur=min(settings.upsampler_blur, upsampler.max_blur),
-                sampler=settings.sampler,
+                sampler=settings.upsampler_sampler or settings.sampler,
                 eta=settings.eta,
                 start=start,
                 callback=callback,
