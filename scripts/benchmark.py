@@ -4,8 +4,12 @@
     python scripts/benchmark.py sampling                                    # against diffusers, on the same weights
     python -m venv peer && peer/bin/pip install dalle2-pytorch
     python scripts/benchmark.py training --peer-python peer/bin/python      # against dalle2-pytorch
+    python scripts/benchmark.py roofline                                    # against what the machine can do
 
-Writes OUT/WHAT.json (the machine and every run), .md (a table) and .png (bars). Nothing else should run meanwhile.
+    python scripts/benchmark.py scaling                                     # over batch, threads, size, processes, steps
+
+Writes OUT/WHAT.json (the machine and what was measured), .md (a table) and .png (but of roofline). Nothing else should run
+meanwhile.
 """
 
 import argparse
@@ -15,17 +19,29 @@ from unclip import cli
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sampling", "training"])
+    parser.add_argument("what", choices=["sampling", "training", "roofline", "scaling"])
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default 5)")
     parser.add_argument("--threads", type=int, help="of each side (default: as many as there are cores)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--model", default="pocket", help="of roofline and scaling: pocket (default), a model folder, or a hub id")
+    parser.add_argument("--batch", type=int, default=8, help="of roofline: pictures a forward (default 8)")
     parser.add_argument("--peer-python", metavar="PATH", help="the Python of an environment with dalle2-pytorch")
     parser.add_argument("--out", default="outputs/benchmark", help="the folder to write to (default: outputs/benchmark)")
     args = parser.parse_args(argv)
 
-    from unclip.benchmark.compare import compare
+    out = cli.output_folder(args.out)
+    if args.what == "roofline":
+        from unclip.benchmark.roofline import roofline
 
-    compare(args.what, args.rounds, args.threads, args.dtype, args.peer_python, cli.output_folder(args.out))
+        roofline(args.model, args.batch, args.threads, out)
+    elif args.what == "scaling":
+        from unclip.benchmark.scaling import scaling
+
+        scaling(args.model, args.rounds, out)
+    else:
+        from unclip.benchmark.compare import compare
+
+        compare(args.what, args.rounds, args.threads, args.dtype, args.peer_python, out)
 
 
 if __name__ == "__main__":

@@ -43,11 +43,16 @@ class Side:
 
     def __call__(self):
         """Do it once: {"seconds", "parts": {part: seconds}, "peak_bytes"}."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        self.ask()
         return self.answer()
 
+    def ask(self):
+        """Let it begin; `answer` waits for it."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def answer(self):
+        """What it says next."""
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()

@@ -1,0 +1,77 @@
+"""Sides of made-up work: files in a folder of the test's."""
+
+import json
+import sys
+
+import pytest
+
+from unclip.benchmark import turns
+from unclip.benchmark.turns import Side, in_turn
+from unclip.errors import UserError
+
+
+@pytest.fixture
+def side(tmp_path, monkeypatch):
+    """Writes a side's file and gives what begins it."""
+    (tmp_path / "sides").mkdir()
+    (tmp_path / "worker.py").write_text((turns.HERE / "worker.py").read_text())
+    monkeypatch.setattr(turns, "HERE", tmp_path)
+
+    def write(name, body):
+        (tmp_path / "sides" / name).write_text(body)
+        return lambda python=None: Side(name, {"threads": 1, "log": str(tmp_path / "log")}, python)
+
+    return write
+
+
+NOTING = """
+import time
+def build(threads, log):
+    print("what libraries print")
+    def work():
+        with open(log, "a") as file:
+            file.write("{name}")
+        time.sleep({seconds})
+        return {{"part": 7.0}}
+    return work, {parameters}
+"""
+
+
+def test_sides_run_in_turn_and_the_first_runs_do_not_count(side, tmp_path):
+    sides = {name: side(f"{name}.py", NOTING.format(name=name, seconds=seconds, parameters=parameters))
+             for name, seconds, parameters in (("a", 0.02, 5), ("b", 0.0, 6))}  # fmt: skip
+    measured = in_turn(sides, rounds=3, say="test")
+    assert (tmp_path / "log").read_text() == "ab" * 4
+    assert [side["parameters"] for side in measured.values()] == [5, 6]
+    for each in measured.values():
+        assert len(each["runs"]) == 3
+        assert all(run["parts"] == {"part": 7.0} and run["peak_bytes"] > 1e6 for run in each["runs"])
+    assert all(run["seconds"] >= 0.02 for run in measured["a"]["runs"])
+
+
+def test_a_side_that_cannot_begin_or_breaks_off_ends_in_its_last_line(side):
+    with pytest.raises(UserError, match="^lacking.py ended: ModuleNotFoundError: No module named 'there_is_none'$"):
+        side("lacking.py", "import there_is_none")()
+    breaking = side("breaking.py", "def build(**spec):\n    def work():\n        raise ValueError('broken')\n    return work, 0\n")()
+    with pytest.raises(UserError, match="^breaking.py ended: ValueError: broken$"):
+        breaking()
+    with pytest.raises(UserError, match="no/such/python: No such file or directory: name the Python"):
+        side("a.py", NOTING.format(name="a", seconds=0, parameters=0))("no/such/python")
+
+
+def test_a_side_sees_none_of_the_benchmarks_own_modules(side, tmp_path):
+    """Their names could hide packages that a peer imports."""
+    (tmp_path / "beside_the_worker.py").write_text("")
+    body = ("from importlib.util import find_spec\ndef build(**spec):\n"
+            "    return (lambda: None), int(find_spec('beside_the_worker') is None)\n")  # fmt: skip
+    begun = side("looking.py", body)(sys.executable)
+    assert begun.parameters == 1
+    begun.close()
+
+
+def test_the_environment_sets_the_threads(side, tmp_path):
+    body = "import os\ndef build(threads, log):\n    return (lambda: None), int(os.environ['OMP_NUM_THREADS'])\n"
+    begun = side("threads.py", body)()
+    assert begun.parameters == 1
+    assert json.loads(json.dumps(begun()))["parts"] == {}
+    begun.close()

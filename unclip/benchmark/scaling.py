@@ -1,0 +1,108 @@
+"""What drawing with a model's decoder costs: over batch, threads, size of the pictures, number of processes, and steps."""
+
+import contextlib
+import json
+import sys
+from statistics import median
+
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..files import new_file
+from ..hub import model_folder
+from ..part import CONFIG
+from .machine import in_words, machine
+from .turns import Side
+
+BATCHES, STEPS, SIZES, PROCESSES = (1, 2, 4, 8, 16, 32, 64), (1, 2, 5, 10, 15, 25), (16, 32, 48, 64), (1, 2, 4)
+BATCH, FEW = 8, 5  # pictures and steps where these are not what changes
+
+
+def scaling(model, rounds, out):
+    """What `scripts/benchmark.py scaling` does: measure, print a table, and write it and its plots to a folder.
+
+    Raises:
+        UserError: no such model, one whose decoder reads captions, or no rounds.
+    """
+    if rounds < 1:
+        raise UserError(f"{rounds} rounds: at least 1")
+    if json.loads((model_folder(model) / "decoder" / CONFIG).read_text()).get("text_dim"):
+        raise UserError(f"the decoder of {model} reads captions, which are not made up here: choose a model whose does not")
+    described = machine()
+    measured = measure(model, described["cores"], rounds)
+    lines = [in_words(described), "", *table(measured)]
+    print("\n".join(lines))
+    out.mkdir(parents=True, exist_ok=True)
+    with new_file(out / "scaling.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+    with new_file(out / "scaling.json") as temporary:
+        asked = {"model": model, "rounds": rounds}
+        temporary.write_text(json.dumps({"machine": described, "asked": asked, "measured": measured}, indent=2) + "\n")
+    plot(out / "scaling.png", in_words(described), measured)
+
+
+def measure(model, cores, rounds):
+    """{what changes: {its value: {"images_per_second", "seconds", "peak_bytes"}}}; seconds: of a run, the median."""
+    same = {"model": model, "batch": BATCH, "steps": FEW, "size": None, "threads": cores}
+    changes = {
+        "batch": [({**same, "batch": batch}, batch, 1) for batch in BATCHES],
+        "threads": [({**same, "threads": threads}, threads, 1) for threads in range(1, cores + 1)],
+        "size": [({**same, "size": size}, size, 1) for size in SIZES],
+        "processes of one thread": [({**same, "threads": 1}, count, count) for count in PROCESSES if count <= cores],
+        "steps": [({**same, "steps": steps}, steps, 1) for steps in STEPS],
+    }
+    progress = tqdm(total=sum(map(len, changes.values())), desc="scaling", unit="setting")
+    measured = {}
+    for what, settings in changes.items():
+        measured[what] = {}
+        for spec, value, processes in settings:
+            measured[what][value] = at_once(spec, processes, rounds)
+            progress.update()
+    return measured
+
+
+def at_once(spec, processes, rounds):
+    """Several processes that draw at the same time."""
+    with contextlib.ExitStack() as stack:
+        sides = [Side("ours_drawing.py", spec) for _ in range(processes)]
+        for side in sides:
+            stack.callback(side.close)
+        runs = []
+        for k in range(rounds + 1):
+            for side in sides:
+                side.ask()
+            answers = [side.answer() for side in sides]
+            if k:
+                runs.append(answers)
+    seconds = median(max(run["seconds"] for run in answers) for answers in runs)
+    peaks = [run["peak_bytes"] for answers in runs for run in answers if run["peak_bytes"]]
+    return {"images_per_second": processes * spec["batch"] / seconds, "seconds": seconds, "peak_bytes": max(peaks, default=None)}
+
+
+def table(measured):
+    """Lines of Markdown."""
+    lines = ["| what changes | value | pictures a second | seconds a run | peak memory of a process |", "|---|---|---|---|---|"]
+    for what, values in measured.items():
+        for value, found in values.items():
+            memory = "" if found["peak_bytes"] is None else f"{found['peak_bytes'] / 1e9:.2f} GB"
+            lines.append(f"| {what} | {value} | {found['images_per_second']:.2f} | {found['seconds']:.2f} | {memory} |")
+    return [*lines, "", f"Where they do not change: {BATCH} pictures at once, {FEW} steps with guidance, all threads."]
+
+
+def plot(path, machine, measured):
+    """Pictures a second over everything that changes, memory over the batch, and seconds over the steps."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        print(f'no {path.name}: plots need pip install -e ".[bench]"', file=sys.stderr)
+        return
+    panels = [(what, "images_per_second", "pictures a second", 1) for what in measured if what != "steps"]
+    panels += [("batch", "peak_bytes", "peak memory, GB", 1e9), ("steps", "seconds", "seconds a run", 1)]
+    canvas = Figure(figsize=(11, 6), layout="constrained")
+    for axes, (what, figure, label, unit) in zip(canvas.subplots(2, 3).flatten(), panels, strict=True):
+        values = measured[what]
+        axes.plot(list(values), [(found[figure] or 0) / unit for found in values.values()], "o-", color="#4c9f70")
+        axes.set(xlabel=what, ylabel=label, ylim=(0, None))
+    canvas.suptitle(machine, fontsize=9)
+    with new_file(path) as temporary:
+        canvas.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,20 @@
+"""A model's decoder drawing made-up embeddings, for the measurement of how it scales."""
+
+import torch
+
+from unclip.decoder import Decoder
+from unclip.diffusion import SeededNoise
+from unclip.hub import model_folder
+
+
+def build(model, batch, steps, size, threads):
+    """size: side of the pictures; None: the decoder's own."""
+    torch.set_num_threads(threads)
+    decoder = Decoder.from_pretrained(model_folder(model) / "decoder").to(memory_format=torch.channels_last)
+    decoder.image_size = size or decoder.image_size
+    embeds = torch.randn(batch, len(decoder.null_image))
+
+    def draw():
+        decoder.sample(embeds, noise=SeededNoise(range(batch)), num_inference_steps=steps, guidance_scale=2.0, sampler="dpm++")
+
+    return draw, sum(p.numel() for p in decoder.parameters())
