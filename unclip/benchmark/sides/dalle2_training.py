@@ -5,7 +5,7 @@ import contextlib
 import torch
 from dalle2_pytorch import Decoder, DiffusionPrior, DiffusionPriorNetwork, Unet
 
-DIM, LENGTH = 128, 24
+DIM, LENGTH, TOKENS = 128, 24, 10  # as on our side
 
 
 def build(part, batch, dtype, threads):
@@ -26,6 +26,7 @@ def build(part, batch, dtype, threads):
         network = DiffusionPriorNetwork(dim=DIM, depth=6, dim_head=64, heads=2, max_text_len=LENGTH)
         model = DiffusionPrior(network, image_embed_dim=DIM, timesteps=1000, cond_drop_prob=0.1)
         texts, states = torch.randn(batch, DIM), torch.randn(batch, LENGTH, DIM)
+        states[:, TOKENS:] = 0  # how it is told of padding
 
         def loss():
             return model(text_embed=texts, image_embed=embeds, text_encodings=states)

@@ -7,7 +7,7 @@ import torch
 from unclip.decoder import Decoder
 from unclip.prior import DiffusionPrior
 
-DIM, LENGTH = 128, 24
+DIM, LENGTH, TOKENS = 128, 24, 10  # of a caption such as "a photo of a golden retriever"
 UNET = {
     "channels": 96, "multipliers": [1, 2, 2], "num_res_blocks": 1, "attention_levels": [1, 2], "middle_attention": True,
     "head_dim": 64, "norm": "layer", "patch": 2,
@@ -28,7 +28,7 @@ def build(part, batch, dtype, threads):
         data |= {
             f"{prefix}text_embed": torch.randn(rows, DIM),
             f"{prefix}text_states": torch.randn(rows, LENGTH, DIM),
-            f"{prefix}text_mask": torch.ones(rows, LENGTH, dtype=torch.bool),
+            f"{prefix}text_mask": (torch.arange(LENGTH) < TOKENS).expand(rows, -1),
         }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     half = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
