@@ -111,25 +111,32 @@ class PriorTransformer(nn.Module):
         return torch.stack(memory, dim=1)
 
     def denoise(self, x_t, t, memory, text_mask):
-        """x_t (B, D); t (B,); memory: as `read` gives it; text_mask (B, L). -> (B, D)"""
-        check("x_t", x_t, (len(memory), self.embed_dim))
-        check("t", t, (len(memory),))
+        """x_t (B n, D); t (B n,); memory: of B captions, as `read` gives it; text_mask (B, L). -> (B n, D)
+
+        A caption has n rows, next to each other. Their tokens stand in one sequence after the text, and do not see those
+        of other rows: so what was read of it is there once, whatever n.
+        """
+        captions, A = len(memory), self.after_text
+        n = max(1, len(x_t) // captions)
+        check("x_t", x_t, (captions * n, self.embed_dim))
+        check("t", t, (captions * n,))
         query = self.query.expand(len(x_t), -1)
         time = [] if self.time_embed is None else [self.time_embed(t)]
-        x = torch.stack([*time, self.x_proj(x_t), query], dim=1)                        # (B, A, W), A = 3 or 2
-        x = x + self.positions[-self.after_text:]
-        mask = self._mask(text_mask)[..., -self.after_text:, :]                         # (B, 1, A, L + 1 + A)
+        x = torch.stack([*time, self.x_proj(x_t), query], dim=1)                        # (B n, A, W), A = 3 or 2
+        x = (x + self.positions[-A:]).reshape(captions, n * A, -1)                      # (B, n A, W)
+        mask = self._mask(text_mask, n)[..., -n * A:, :]                                # (B, 1, n A, L + 1 + n A)
         for block, past in zip(self.blocks, memory.unbind(1), strict=True):
-            x, _ = block(x, mask, past)                                                 # (B, A, W)
-        return self.out(self.norm_out(x[:, -1]))                                        # (B, D)
+            x, _ = block(x, mask, past)                                                 # (B, n A, W)
+        return self.out(self.norm_out(x[:, A - 1 :: A])).flatten(0, 1)                  # (B n, D)
 
-    def _mask(self, text_mask):                                                         # (B, L)
-        """Causal, and no token sees a padded one but a padded one itself: no row may be all False, and nothing reads
-        what such a row returns."""
-        real = F.pad(text_mask, (0, 1 + self.after_text), value=True)                   # (B, N)
-        n = real.shape[1]
-        causal = torch.ones(n, n, dtype=torch.bool, device=real.device).tril()
-        itself = torch.eye(n, dtype=torch.bool, device=real.device)
+    def _mask(self, text_mask, n=1):                                                    # (B, L)
+        """Causal, among the text and each of the n rows after it, and no token sees a padded one but a padded one itself:
+        no row of the mask may be all False, and nothing reads what such a row returns."""
+        real = F.pad(text_mask, (0, 1 + n * self.after_text), value=True)               # (B, N)
+        row = torch.arange(1, n + 1, device=real.device).repeat_interleave(self.after_text)
+        row = F.pad(row, (text_mask.shape[1] + 1, 0))                                   # (N,), 0 for the text
+        causal = ((row == row[:, None]) | (row == 0)).tril()
+        itself = torch.eye(len(row), dtype=torch.bool, device=real.device)
         return (causal & real[:, None] | itself)[:, None]                               # (B, 1, N, N)
 
     def _check(self, text_embed, text_states, text_mask):
