@@ -68,9 +68,10 @@ class PriorTransformer(nn.Module):
         self.text_embed_proj = nn.Linear(self.text_embed_dim, width)
         self.time_embed = TimeEmbedding(channels=width, width=width) if time_token else None
         self.x_proj = nn.Linear(embed_dim, width)
-        self.query = nn.Parameter(0.02 * torch.randn(width))
+        self.query = nn.init.normal_(nn.Parameter(torch.empty(width)), std=0.02)
         self.after_text = 3 if time_token else 2  # tokens after the text embedding: time, x_t, query
-        self.positions = nn.Parameter(0.02 * torch.randn(text_length + 1 + self.after_text, width))
+        positions = text_length + 1 + self.after_text
+        self.positions = nn.init.normal_(nn.Parameter(torch.empty(positions, width)), std=0.02)
         self.blocks = nn.ModuleList(TransformerBlock(width=width, heads=heads, head_dim=head_dim)
                                     for _ in range(layers))
         self.norm_out = nn.LayerNorm(width)
