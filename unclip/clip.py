@@ -320,7 +320,7 @@ class PlainFolder(NamedTuple):
 def plain_folder(name):
     """The `PlainFolder` that a name as `model_name` gives it means; None for any other CLIP."""
     folder = Path(name.removeprefix("local-dir:"))
-    if not name.startswith("local-dir:") or not (folder / FOLDER_WEIGHTS[0]).is_file():  # OpenCLIP takes it before all others
+    if not name.startswith("local-dir:") or not (folder / FOLDER_WEIGHTS[0]).is_file():  # what OpenCLIP reads first
         return None
     config = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
     model = config["model_cfg"]

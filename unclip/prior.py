@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from .conditioning import check_share, drawn, drop_text, on, text_and_null, text_of
-from .diffusion import SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, noise_calls, thresholded, training_loss
+from .diffusion import (
+    SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, noise_calls, thresholded, training_loss,
+)  # fmt: skip
 from .networks.prior_transformer import PriorTransformer
 from .part import Part
 
@@ -88,16 +90,17 @@ class DiffusionPrior(Part):
             parts, weights: captions made of several: the text keys (B, ...) of each of K parts, and how much it counts,
                 (K, B); see `diffusion.composed`. None: the captions as they are.
             noise: a SeededNoise for B embeddings.
-            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py; its batch is B * num_samples, those
-                of a caption next to each other.
-            num_samples: how many are drawn a caption, all at once; the one with the largest cosine to the text embedding is kept
-                (section 2.2 draws two, and takes the dot product).
+            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py; its batch is B * num_samples, those of a
+                caption next to each other.
+            num_samples: how many are drawn a caption, all at once; the one with the largest cosine to the text embedding
+                is kept (section 2.2 draws two, and takes the dot product).
         """
         batch = len(text["text_embed"])
         text, null = text_and_null(text, null_text, self.device)
         if parts:
             conds = [self.read(on(part, self.device)) for part in parts]
-            denoise = composed(self.denoiser, conds, self.read(null), guidance_scale * weights.repeat_interleave(num_samples, 1))
+            weights = guidance_scale * weights.repeat_interleave(num_samples, dim=1)                      # (K, B n)
+            denoise = composed(self.denoiser, conds, self.read(null), weights)
         else:
             denoise = guided(self.denoiser, self.read(text), self.read(null), guidance_scale)
         denoise = thresholded(denoise, self.schedule, static=self.clamp)

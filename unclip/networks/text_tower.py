@@ -16,7 +16,8 @@ class TextTower(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(torch.empty(context_length, width))
-        self.blocks = nn.ModuleList(TransformerBlock(width=width, heads=heads, head_dim=width // heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width=width, heads=heads, head_dim=width // heads)
+                                    for _ in range(layers))
         self.norm_out = nn.LayerNorm(width)
         self.projection = nn.Parameter(torch.empty(width, embed_dim))
 
