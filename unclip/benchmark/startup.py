@@ -16,7 +16,7 @@ PROMPT = "a photo of a dog"
 
 
 def measure(rounds):
-    """{"import torch, open_clip": [seconds, ...], "1 picture": ..., "16 pictures": ...}, each from a process's start to its end.
+    """{"import torch, open_clip": [seconds, ...], "1 picture": ..., "16 pictures": ...}: from start to end of a process.
 
     They take turns, so that what disturbs one disturbs all; a first round, which brings the files into memory, is not kept.
 
