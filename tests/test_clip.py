@@ -163,6 +163,27 @@ def test_embeddings_equal_those_of_plain_open_clip(clip, plain):
     torch.testing.assert_close(clip.encode_image(floats), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_plain_text_towers_are_read_without_the_image_tower(folder, clip):
+    """OpenCLIP's settings of a text tower that are no more than sizes, whatever the image tower."""
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    plain = set(config) == {"embed_dim", "vision_cfg", "text_cfg"} and set(config["text_cfg"]) == set(TEXT)
+    fresh = FrozenCLIP(folder)
+    before = fresh.encode_text(CAPTIONS), fresh.fingerprint()
+    assert set(fresh._held) == ({"text"} if plain else {"model"})
+    assert fresh.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16) and "model" in fresh._held
+    assert torch.equal(fresh.encode_text(CAPTIONS).embed, before[0].embed) and fresh.fingerprint() == before[1]
+    torch.testing.assert_close(fresh.model.state_dict(), clip.model.state_dict())
+
+
+def test_a_tower_that_was_moved_takes_the_image_tower_along(simple):
+    half = FrozenCLIP(simple).to(torch.bfloat16)
+    assert "model" not in half._held
+    image = torch.rand(1, 3, 32, 32)
+    assert half.encode_image(image).dtype == torch.bfloat16
+    full = FrozenCLIP(simple).encode_image(image)
+    assert torch.cosine_similarity(half.encode_image(image).float(), full).item() > 0.99
+
+
 @torch.no_grad()
 def test_token_states_pool_to_the_embedding(clip, plain):
     """The pooled embedding is a function of the states: what each family pools, from the states, gives it again."""
@@ -407,6 +428,12 @@ def test_unfinished_folders_end_in_one_line(simple, tmp_path):
     refused("cannot load CLIP")  # weights are missing: they must not stay random in silence
     (tmp_path / "open_clip_model.safetensors").write_bytes(weights)
     refused("brings its own weights", pretrained="openai")
+    state = load_file(tmp_path / "open_clip_model.safetensors")
+    save_file({k: v for k, v in state.items() if k != "visual.proj"}, tmp_path / "open_clip_model.safetensors")
+    lame = FrozenCLIP(tmp_path)  # its text tower is whole, and all that is read until a picture comes
+    with pytest.raises(UserError, match="cannot load CLIP"):
+        lame.encode_image(torch.zeros(1, 3, 32, 32))
+    (tmp_path / "open_clip_model.safetensors").write_bytes(weights)
     assert FrozenCLIP(tmp_path).embed_dim == 16
 
 

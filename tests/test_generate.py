@@ -26,6 +26,26 @@ def test_from_a_shell(model_files, tmp_path):
     assert done.stderr.startswith("error: an empty prompt") and done.stderr.count("\n") == 1
 
 
+HEAVY = """accelerate diffusers gradio huggingface_hub matplotlib open_clip scipy sympy tensorboard timm torchvision
+    transformers webdataset torch._dynamo torch._inductor torch.distributed.tensor torch.onnx""".split()
+
+
+def test_drawing_imports_no_more_than_it_needs(model_files, tmp_path):
+    """Each of these takes longer to import than all the rest, or than drawing; in a fresh process."""
+    code = f"""if True:
+        import runpy, sys
+        sys.argv = [{str(SCRIPT)!r}, "a dog", "--model", {str(model_files)!r}, "--out", {str(tmp_path)!r}, "--device", "cpu"]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        print(*sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *pictures, modules = done.stdout.splitlines()
+    modules = set(modules.split())
+    assert len(pictures) == 5 and "unclip.clip" in modules
+    assert not modules & set(HEAVY)
+
+
 @pytest.fixture
 def generate(run_script, model_files, tmp_path):
     def run(*argv, model=model_files, out=tmp_path / "out"):

@@ -245,7 +245,7 @@ def test_a_callback_sees_every_step_of_every_stage(cascade):
     cascade("a dog", num_images=3, batch_size=2, upsampler_num_inference_steps=2, callback=seen.append)
     first = [s for s in seen if s.rows == range(0, 2)]
     assert {s.rows for s in seen} == {range(0, 2), range(2, 3)}
-    stages = [("prior", 2)] * 2 + [("base", 3), ("upsampler-1", 2), ("upsampler-2", 2)]
+    stages = [("prior", 2), ("base", 3), ("upsampler-1", 2), ("upsampler-2", 2)]
     assert [(s.stage, s.index, s.count) for s in first] == [(name, i, n) for name, n in stages for i in range(n)]
     side = {"base": 8, "upsampler-1": 16, "upsampler-2": 64}
     for s in first:

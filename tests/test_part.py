@@ -1,8 +1,11 @@
+import copy
 import errno
 import json
+import shutil
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 import unclip.part
@@ -69,7 +72,7 @@ def test_half_precision_files_load_as_float32(make_decoder, tmp_path):
         assert torch.equal(again.state_dict()[name], value.half().float()), name
 
 
-def test_the_mixins_save_pretrained_is_exact_and_loads(make_decoder, tmp_path, capsys):
+def test_save_pretrained_is_exact_and_loads(make_decoder, tmp_path, capsys):
     decoder = make_decoder(text_dim=16)
     decoder.save_pretrained(tmp_path / "part")
     again = Decoder.from_pretrained(tmp_path / "part")
@@ -78,6 +81,29 @@ def test_the_mixins_save_pretrained_is_exact_and_loads(make_decoder, tmp_path, c
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "copy" / file).read_bytes() == (tmp_path / "part" / file).read_bytes()
     assert capsys.readouterr().out == ""  # the standard output belongs to the scripts
+
+
+def test_pushing_uploads_what_loads_again(make_prior, tmp_path, monkeypatch):
+    """Against the calls of huggingface_hub, which makes the repository and copies the folder."""
+    made = []
+
+    def upload(self, *, repo_id, folder_path):
+        shutil.copytree(folder_path, tmp_path / "hub")
+        return repo_id
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: made.append((repo_id, options)))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    prior = make_prior(clamp=4.0)
+    assert prior.push_to_hub("someone/some-prior", private=True) == "someone/some-prior"
+    assert made == [("someone/some-prior", {"private": True, "exist_ok": True})]
+    again = DiffusionPrior.from_pretrained(tmp_path / "hub")
+    assert again.options == prior.options
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in prior.state_dict().items())
+
+
+def test_a_copy_keeps_its_options(make_prior):
+    prior = make_prior(clamp=4.0)
+    assert copy.deepcopy(prior).options == prior.options and prior.options["clamp"] == 4.0
 
 
 def test_the_config_holds_every_option(saved):

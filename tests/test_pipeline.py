@@ -103,7 +103,7 @@ def test_half_precision(model_files, model, dtype):
 def test_progress_rises_to_exactly_one(model):
     seen = []
     model("a dog", num_images=5, batch_size=2, callback=lambda step: seen.append(step.share))
-    steps = 2 * 2 + 3  # two embeddings by two steps, one picture by three
+    steps = 2 + 3  # of the prior, which draws its samples at once, and of the decoder
     assert len(seen) == steps * 3  # three batches
     assert seen == sorted(seen) and len(set(seen)) == len(seen)
     assert seen[0] == pytest.approx(2 / (5 * steps)) and seen[-1] == 1
@@ -187,7 +187,7 @@ def test_every_setting_of_the_upsamplers_changes_the_picture(cascade, setting, v
 
 
 def test_progress_counts_the_stages_that_run(cascade):
-    for stage, steps in (("base", 2 * 2 + 3), ("upsampler-1", 2 * 2 + 3 + 2), (None, 2 * 2 + 3 + 4)):
+    for stage, steps in (("base", 2 + 3), ("upsampler-1", 2 + 3 + 2), (None, 2 + 3 + 4)):
         seen = []
         cascade("a dog", callback=lambda step: seen.append(step.share), upsampler_num_inference_steps=2, stop_after=stage)
         assert len(seen) == steps and seen[-1] == 1

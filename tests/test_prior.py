@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import random_text
 
 from unclip.conditioning import TEXT_KEYS, drawn
-from unclip.diffusion import SeededNoise, draw_timesteps
+from unclip.diffusion import SAMPLERS, SeededNoise, composed, draw_timesteps, guided
 from unclip.prior import DiffusionPrior
 
 
@@ -51,6 +52,38 @@ def test_of_two_samples_the_nearer_is_kept(make_prior):
     torch.testing.assert_close(kept, torch.where(second_is_nearer[:, None], both[1], both[0]))
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("with_parts", [False, True])
+def test_samples_drawn_at_once_are_those_of_a_plain_loop(text, make_prior, sampler, with_parts):
+    """Same seeds, same embeddings: each picture's stream of noise is used up sample by sample."""
+    prior = make_prior()
+    captions, empty = text
+    null = repeated(empty, 3)
+    parts, weights = (random_text(3, seed=4), captions), torch.tensor([[2.0, 0.5, 1.0], [-0.3, 1.0, 0.0]])
+    if with_parts:
+        denoise = composed(prior.denoiser, [prior.read(part) for part in parts], prior.read(null), 1.5 * weights)
+    else:
+        denoise = guided(prior.denoiser, prior.read(captions), prior.read(null), 1.5)
+
+    noise, timesteps, drawn_embeds = SeededNoise([5, 6, 7]), prior.schedule.timesteps(6, spacing=prior.spacing), []
+    with torch.no_grad():
+        for _ in range(4):
+            x_0 = SAMPLERS[sampler](denoise, noise((3, 16)), timesteps, prior.schedule, noise=noise)
+            drawn_embeds.append(x_0 * prior.std + prior.mean)
+    cosines = [F.cosine_similarity(embed, captions["text_embed"]) for embed in drawn_embeds]
+    best = torch.stack(cosines).argmax(0)
+    assert len(set(best.tolist())) > 1  # else the test could not tell the samples of one picture from another's
+    expected = torch.stack([drawn_embeds[k][row] for row, k in enumerate(best)])
+
+    at_once = SeededNoise([5, 6, 7])
+    chosen = {"parts": parts, "weights": weights} if with_parts else {}
+    embeds = prior.sample(
+        captions, empty, **chosen, noise=at_once, num_inference_steps=6, guidance_scale=1.5, num_samples=4, sampler=sampler
+    )
+    torch.testing.assert_close(embeds, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(at_once((3, 2)), noise((3, 2)))  # no more was taken of the streams, and no less
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
 def test_the_output_is_un_normalised(text, noise, steps, sampler):
@@ -78,11 +111,11 @@ def test_guidance_drops_the_text_alone(text, noise, make_prior):
     captions, empty = text
     calls = record(prior)
     prior.sample(captions, empty, noise=noise, num_inference_steps=4, guidance_scale=2.0, num_samples=2)
-    assert len(calls) == 4 * 2  # once a step, for both halves
+    assert len(calls) == 4  # once a step, for both samples and both halves
     for call in calls:
-        assert len(call["x_t"]) == 2 * 3
-        assert torch.equal(call["x_t"][:3], call["x_t"][3:])
-        assert torch.equal(call["t"][:3], call["t"][3:])
+        assert len(call["x_t"]) == 2 * 3 * 2
+        assert torch.equal(call["x_t"][:6], call["x_t"][6:])
+        assert torch.equal(call["t"][:6], call["t"][6:])
         for key, of_captions in prior.read(captions).items():
             assert torch.equal(call[key][:3], of_captions)
             assert torch.equal(call[key][3:], prior.read(repeated(empty, 3))[key])

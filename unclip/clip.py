@@ -1,5 +1,8 @@
 """CLIP through OpenCLIP. The only file that imports open_clip.
 
+OpenCLIP takes longer to import than a picture to draw: with it come torchvision, timm and transformers. So a folder whose
+text tower is plain is read without it, and OpenCLIP is called in when something else is asked for, such as the image tower.
+
 Embedding convention: `encode_text` and `encode_image` return the pooled embedding as OpenCLIP computes it. With
 `unit_variance=True` it is L2-normalised and multiplied by sqrt(D), so that its entries have a mean square of 1: what
 this project's own models are trained on. Karlo and its kin use the raw embedding (`unit_variance=False`). Which of the
@@ -7,23 +10,44 @@ two a model uses is written in its `model_index.json`.
 """
 
 import contextlib
+import copy
 import functools
 import hashlib
+import importlib.util
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
 from torch import nn
 
+from .bare import bare
 from .errors import UserError, first_line, nearest
 from .files import new_folder
+from .networks.text_tower import TextTower
 from .operators import declare_operators
+from .part import placed
 
+FOLDER_CONFIG = "open_clip_config.json"
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
+TEXT_SETTINGS = {"context_length", "vocab_size", "width", "heads", "layers"}  # all of a plain text tower
+TEXT_NAMES = {  # parts of the names of its weights, in OpenCLIP's CLIP and in `TextTower`
+    "transformer.resblocks.": "blocks.",
+    "positional_embedding": "positions",
+    "text_projection": "projection",
+    "ln_final": "norm_out",
+    "ln_1": "norm_1",
+    "ln_2": "norm_2",
+    "attn.in_proj_": "qkv.",
+    "attn.out_proj": "proj_out",
+    "mlp.c_fc": "mlp_in",
+    "mlp.c_proj": "mlp_out",
+}
 
 
 def import_open_clip():
@@ -67,35 +91,55 @@ class FrozenCLIP(nn.Module):
 
     def __init__(self, name, pretrained=None, *, unit_variance=False, device="cpu"):
         super().__init__()
-        open_clip = import_open_clip()
-        name = model_name(name, pretrained)
+        self.unit_variance, self._pretrained = unit_variance, pretrained
+        self._name = name = model_name(name, pretrained)
+        with refusals(self._what):
+            self._plain = plain_folder(name)
+            # Held in a dict, torch neither lists their weights as parameters nor saves them; `_apply` below moves them.
+            if self._plain:
+                self._held = {"text": self._plain.text_tower(device)}
+                self.tokenizer = clip_tokenizer(self._plain.model["text_cfg"]["context_length"])
+                self.squash = self._plain.preprocess.get("resize_mode") == "squash"
+            else:
+                self._held = {"model": self._load().to(device)}
+                self.tokenizer = import_open_clip().get_tokenizer(name)
+                self.squash = self.model.visual.preprocess_cfg.get("resize_mode") == "squash"
+
+    @property
+    def _what(self):
+        return f"CLIP {self._name} {self._pretrained or ''}".strip()
+
+    def _load(self):
+        """The whole model, as OpenCLIP builds it."""
+        open_clip, name, pretrained = import_open_clip(), self._name, self._pretrained
         # OpenCLIP only warns where the weights of a tag were trained with another activation than the architecture
         # of that name has (every "openai" tag), and computes something slightly wrong.
         quick_gelu = bool(pretrained) and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
-        what = f"CLIP {name} {pretrained or ''}".strip()
-        with refusals(what), safetensors_only(what):
+        with refusals(self._what), safetensors_only(self._what):
             model = open_clip.create_model(
-                name, pretrained, device=device, force_quick_gelu=quick_gelu, require_pretrained=True,
+                name, pretrained, force_quick_gelu=quick_gelu, require_pretrained=True,
                 pretrained_text=False,  # no weights of a text tower alone in the place of missing ones
             )  # fmt: skip
-            tokenizer = open_clip.get_tokenizer(name)
-        # Held in a tuple, torch neither lists its weights as parameters nor saves them; `_apply` below moves them.
-        self._held = (model.eval().requires_grad_(False), tokenizer)
-        self.unit_variance = unit_variance
-        self.image_size = square_side(model.visual.image_size)
-        self.pixel_stats = (tuple(model.visual.image_mean), tuple(model.visual.image_std))
-        self.squash = model.visual.preprocess_cfg.get("resize_mode") == "squash"
+        return model.eval().requires_grad_(False)
 
     @property
     def model(self):
-        return self._held[0]
+        """OpenCLIP's model; loaded now, where the text tower was enough so far."""
+        if "model" not in self._held:
+            self._held["model"] = self._load().to(self.device, self.dtype)
+        return self._held["model"]
 
     @property
-    def tokenizer(self):
-        return self._held[1]
+    def image_size(self):
+        return square_side(self.model.visual.image_size)
+
+    @property
+    def pixel_stats(self):
+        return tuple(self.model.visual.image_mean), tuple(self.model.visual.image_std)
 
     def _apply(self, fn, *args, **kwargs):
-        self.model._apply(fn, *args, **kwargs)
+        for module in self._held.values():
+            module._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
     def train(self, mode=True):
@@ -104,15 +148,19 @@ class FrozenCLIP(nn.Module):
 
     @property
     def device(self):
-        return self.model.logit_scale.device
+        return self._weight.device
 
     @property
     def dtype(self):
-        return self.model.logit_scale.dtype
+        return self._weight.dtype
+
+    @property
+    def _weight(self):
+        return next(next(iter(self._held.values())).parameters())
 
     @property
     def text_tower(self):
-        """Where OpenCLIP keeps the text transformer: beside the image tower, or in `.text` (CustomTextCLIP, CoCa)."""
+        """Where OpenCLIP's model has its text transformer: beside the image tower, or in `.text` (CustomTextCLIP, CoCa)."""
         return getattr(self.model, "text", self.model)
 
     @property
@@ -138,7 +186,13 @@ class FrozenCLIP(nn.Module):
     @torch.no_grad()
     def encode_text(self, captions):
         """List of B strings -> TextEncoding. All of it from one pass through the text tower."""
-        tokens, tower, seen = self.tokenize(captions), self.text_tower, []
+        tokens = self.tokenize(captions)
+        embed, states = self._held["text"](tokens) if self._plain else self._read(tokens)
+        return TextEncoding(self._scaled(embed), states, token_mask(tokens, self.tokenizer))
+
+    def _read(self, tokens):
+        """The text embedding (B, D) and the states (B, L, W), through OpenCLIP, of tokens (B, L)."""
+        tower, seen = self.text_tower, []
         # All of OpenCLIP's text towers, its own and Hugging Face's, have their blocks in `.transformer`.
         hook = tower.transformer.register_forward_hook(lambda module, inputs, output: seen.append(output))
         try:
@@ -149,7 +203,7 @@ class FrozenCLIP(nn.Module):
         if hasattr(tower, "ln_final"):  # Hugging Face's models have applied theirs
             # CoCa appends a class token to the text, and norms nothing else.
             states = tower.ln_final(states[:, : tokens.shape[1]])
-        return TextEncoding(self._scaled(embed), states, token_mask(tokens, self.tokenizer))
+        return embed, states
 
     @torch.no_grad()
     def encode_image(self, images):
@@ -187,7 +241,7 @@ class FrozenCLIP(nn.Module):
         digest = hashlib.sha256(str(self.unit_variance).encode())
         if self.squash:
             digest.update(b"squash")  # another view of the same pictures
-        for name, value in sorted(self.model.state_dict().items()):
+        for name, value in sorted((self._plain.weights() if self._plain else self.model.state_dict()).items()):
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.flatten()[:: max(1, value.numel() // 256)].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:10]
@@ -200,36 +254,79 @@ def model_name(name, pretrained=None):
         UserError: no such architecture, tag or folder, a folder that is unfinished or holds pickles only, or weights
             that are neither in the name nor told by a tag.
     """
-    open_clip = import_open_clip()
     name = str(name)
-    architecture, path = name.replace("/", "-"), Path(name.removeprefix("local-dir:"))
+    path = Path(name.removeprefix("local-dir:"))
     if path.is_dir():
-        if not (path / "open_clip_config.json").is_file():
-            raise UserError(f"the CLIP folder {path} is unfinished: it lacks open_clip_config.json")
+        if not (path / FOLDER_CONFIG).is_file():
+            raise UserError(f"the CLIP folder {path} is unfinished: it lacks {FOLDER_CONFIG}")
         if not any((path / weights).is_file() for weights in FOLDER_WEIGHTS):
             raise UserError(f"the CLIP folder {path} is unfinished: it lacks {' or '.join(FOLDER_WEIGHTS)}")
         name = f"local-dir:{path}"
     elif name.startswith("local-dir:"):
         raise UserError(f"no CLIP folder {path}: train one with scripts/train_clip.py")
-    elif architecture in open_clip.list_models():
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        file = pretrained and Path(pretrained).suffix == ".safetensors" and Path(pretrained).is_file()
-        if not file and not (pretrained and open_clip.get_pretrained_cfg(architecture, pretrained)):
-            wrong = f"no weights {pretrained!r}{nearest(pretrained, tags)}" if pretrained else "no weights named"
-            choice = f"its tags are {', '.join(tags)}" if tags else "it has no tags: give a .safetensors file"
-            raise UserError(f"CLIP {architecture}: {wrong}; {choice}")
-        tag = {} if file else open_clip.get_pretrained_cfg(architecture, pretrained)
-        if tag.get("url") and not tag.get("hf_hub"):  # before a pickle is downloaded for nothing
-            refuse_pickle(tag["url"], f"CLIP {architecture} {pretrained}")
-        return architecture
     elif not name.startswith("hf-hub:"):
+        return architecture_name(name, pretrained)
+    if pretrained:
+        raise UserError(f"CLIP {name} brings its own weights: leave the tag {pretrained!r} out")
+    return name
+
+
+def architecture_name(name, pretrained):
+    """The name of an architecture that OpenCLIP has, with weights; see `model_name`."""
+    open_clip, architecture = import_open_clip(), name.replace("/", "-")
+    if architecture not in open_clip.list_models():
         raise UserError(
             f"no CLIP {name!r}{nearest(name, open_clip.list_models())}: give a folder, hf-hub:ORG/NAME, or a name that "
             "open_clip.list_models() has"
         )
-    if pretrained:
-        raise UserError(f"CLIP {name} brings its own weights: leave the tag {pretrained!r} out")
-    return name
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    file = pretrained and Path(pretrained).suffix == ".safetensors" and Path(pretrained).is_file()
+    if not file and not (pretrained and open_clip.get_pretrained_cfg(architecture, pretrained)):
+        wrong = f"no weights {pretrained!r}{nearest(pretrained, tags)}" if pretrained else "no weights named"
+        choice = f"its tags are {', '.join(tags)}" if tags else "it has no tags: give a .safetensors file"
+        raise UserError(f"CLIP {architecture}: {wrong}; {choice}")
+    tag = {} if file else open_clip.get_pretrained_cfg(architecture, pretrained)
+    if tag.get("url") and not tag.get("hf_hub"):  # before a pickle is downloaded for nothing
+        refuse_pickle(tag["url"], f"CLIP {architecture} {pretrained}")
+    return architecture
+
+
+class PlainFolder(NamedTuple):
+    """A CLIP folder whose text tower is plain. model, preprocess: the parts of its config; file: the weights."""
+
+    model: dict
+    preprocess: dict
+    file: Path
+
+    def weights(self):
+        """All weights by name, as they are in the file."""
+        with safe_open(self.file, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}
+
+    def text_tower(self, device):
+        """A `TextTower` in float32 with the folder's weights, which are read alone."""
+        with bare():
+            tower = TextTower(embed_dim=self.model["embed_dim"], **self.model["text_cfg"])
+        state = {}
+        for key, weight in self.weights().items():
+            if not key.startswith(("visual.", "logit_scale")):
+                for theirs, ours in TEXT_NAMES.items():
+                    key = key.replace(theirs, ours)
+                state[key] = placed(weight, device, torch.float32)
+        tower.load_state_dict(state, assign=True)
+        return tower.eval().requires_grad_(False)
+
+
+def plain_folder(name):
+    """The `PlainFolder` that a name as `model_name` gives it means; None for any other CLIP."""
+    folder = Path(name.removeprefix("local-dir:"))
+    if not name.startswith("local-dir:") or not (folder / FOLDER_WEIGHTS[0]).is_file():  # what OpenCLIP reads first
+        return None
+    config = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
+    model = config["model_cfg"]
+    if set(model) != {"embed_dim", "vision_cfg", "text_cfg"} or set(model["text_cfg"]) != TEXT_SETTINGS:
+        return None
+    return PlainFolder(model, config.get("preprocess_cfg", {}), folder / FOLDER_WEIGHTS[0])
 
 
 @contextlib.contextmanager
@@ -329,10 +426,22 @@ def save_clip(state, config, pixel_stats, folder):
     preprocess = {"mean": list(mean), "std": list(std), "interpolation": "bicubic", "resize_mode": "shortest"}
     with new_folder(folder) as temporary:
         text = json.dumps({"model_cfg": dict(config), "preprocess_cfg": preprocess}, indent=2)
-        (temporary / "open_clip_config.json").write_text(text + "\n")
-        save_file({k: v.contiguous() for k, v in state.items()}, temporary / "open_clip_model.safetensors")
+        (temporary / FOLDER_CONFIG).write_text(text + "\n")
+        save_file({k: v.contiguous() for k, v in state.items()}, temporary / FOLDER_WEIGHTS[0])
 
 
 def clip_tokenizer(context_length):
     """OpenCLIP's own tokenizer (CLIP's byte-pair encoding, 49,408 entries)."""
-    return import_open_clip().SimpleTokenizer(context_length=context_length)
+    tokenizer = copy.copy(tokenizer_module()._tokenizer)  # comes with the module; to make another reads all entries again
+    tokenizer.context_length = context_length
+    return tokenizer
+
+
+@functools.cache
+def tokenizer_module():
+    """open_clip.tokenizer, loaded by itself from OpenCLIP's folder: it needs nothing of the rest."""
+    file = Path(importlib.util.find_spec("open_clip").origin).with_name("tokenizer.py")
+    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

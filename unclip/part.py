@@ -1,14 +1,16 @@
 """A part of a model on disk: a folder (or hub id) with `config.json` and `model.safetensors`."""
 
+import inspect
 import json
+import tempfile
 from pathlib import Path
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from .bare import bare
 from .errors import UserError, first_line, nearest
 from .files import new_file
 from .hub import model_folder
@@ -16,12 +18,24 @@ from .hub import model_folder
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
-    """Base of prior, decoder and upsampler. Its config is the constructor's keywords, which Hugging Face's mixin records.
+class Part(nn.Module):
+    """Base of prior, decoder and upsampler. Its config is the constructor's keywords.
 
-    From the mixin come `save_pretrained` and `push_to_hub`. Loading is our own: the mixin's ignores unknown settings,
-    prints to the standard output, and reads a pickle where a hub repository has no safetensors.
+    It is saved, loaded and pushed as with Hugging Face's mixin, by methods of the same names. They are our own: the mixin's
+    loading ignores unknown settings, prints to the standard output, and reads a pickle where a hub repository has no
+    safetensors; and its library need not be imported to draw a picture.
     """
+
+    def __new__(cls, **options):
+        part = super().__new__(cls)
+        part._options = {**cls._defaults(), **options}
+        return part
+
+    @classmethod
+    def _defaults(cls):
+        """The constructor's keywords that have a default, with it."""
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # without self
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
 
     @classmethod
     def from_pretrained(cls, source, device="cpu", dtype=torch.float32):
@@ -56,7 +70,7 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
     @classmethod
     def _from_config(cls, path):
         """The part that a config file describes, without weights: on the meta device."""
-        known = list(cls._hub_mixin_init_parameters)[1:]  # without self
+        known = list(inspect.signature(cls.__init__).parameters)[1:]  # without self
         try:
             config = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
@@ -65,7 +79,7 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
             if key not in known:
                 raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
         try:
-            with torch.device("meta"):
+            with bare():
                 return cls(**config)
         except Exception as error:  # a file's values can be wrong in any way
             raise UserError(f"{path} describes no {cls.__name__}: {first_line(error, 2)}") from error
@@ -73,7 +87,7 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
     @property
     def options(self):
         """The constructor's keywords that made this part."""
-        return dict(self._hub_mixin_config)
+        return dict(self._options)
 
     def save(self, folder, dtype=torch.float16):
         """Write config and weights, in `dtype` (None: as they are). The files that were there stay until both are
@@ -85,9 +99,19 @@ class Part(nn.Module, PyTorchModelHubMixin, library_name="unclip"):
             config.write_text(json.dumps(self.options, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             save_file(tensors, weights)
 
-    def _save_pretrained(self, save_directory):
-        """What the mixin's `save_pretrained` and `push_to_hub` write beside their model card."""
-        self.save(save_directory, dtype=None)
+    def save_pretrained(self, folder):
+        """Write config and weights, these in the dtype that they have."""
+        self.save(folder, dtype=None)
+
+    def push_to_hub(self, repo_id, *, private=None, token=None):
+        """Upload what `save_pretrained` writes to a repository ORG/NAME of the Hugging Face hub, a new one if need be."""
+        from huggingface_hub import HfApi
+
+        hub = HfApi(token=token)
+        hub.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload_folder(repo_id=repo_id, folder_path=folder)
 
     @property
     def device(self):

@@ -218,10 +218,9 @@ class UnCLIP(Manipulations):
         decoder_guides = settings.guidance_scale != 1
         if negative and not (decoder_guides or (image_embed is None and settings.prior_guidance_scale != 1)):
             raise UserError("a negative prompt does nothing without guidance: raise guidance_scale above 1")
-        prior_steps = settings.prior_num_inference_steps * settings.prior_num_samples
         steps = self.decoder.num_steps(settings.num_inference_steps, base)
         steps += sum(u.num_steps(settings.upsampler_num_inference_steps, s) for u, s in zip(upsamplers, larger))
-        steps += prior_steps * ((image_embed is None) + bool(negative and decoder_guides))
+        steps += settings.prior_num_inference_steps * ((image_embed is None) + bool(negative and decoder_guides))
         progress = Progress(callback, len(jobs) * steps)
         images = []
         for first in range(0, len(jobs), batch_size):

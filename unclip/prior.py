@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from .conditioning import check_share, drawn, drop_text, on, text_and_null, text_of, trimmed
-from .diffusion import SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, thresholded, training_loss
+from .diffusion import (
+    SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, noise_calls, thresholded, training_loss,
+)  # fmt: skip
 from .networks.prior_transformer import PriorTransformer
 from .part import Part
 
@@ -60,7 +62,7 @@ class DiffusionPrior(Part):
         return {"memory": self.transformer.read(embed, states, text["text_mask"]), "text_mask": text["text_mask"]}
 
     def network(self, x_t, t, memory, text_mask):
-        """The raw output for noised embeddings (B, D), t (B,) and the captions as `read` gives them."""
+        """The raw output for noised embeddings (B n, D), n a caption, t (B n,), and B captions as `read` gives them."""
         return self.transformer.denoise(x_t.to(self.dtype), t, memory, text_mask)
 
     def loss(self, batch, generator=None):
@@ -88,24 +90,27 @@ class DiffusionPrior(Part):
             parts, weights: captions made of several: the text keys (B, ...) of each of K parts, and how much it counts,
                 (K, B); see `diffusion.composed`. None: the captions as they are.
             noise: a SeededNoise for B embeddings.
-            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py; it runs once for each of num_samples.
-            num_samples: how many are drawn a caption; the one with the largest cosine to the text embedding is kept
-                (section 2.2 draws two, and takes the dot product).
+            sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py; its batch is B * num_samples, those of a
+                caption next to each other.
+            num_samples: how many are drawn a caption, all at once; the one with the largest cosine to the text embedding
+                is kept (section 2.2 draws two, and takes the dot product).
         """
         batch = len(text["text_embed"])
         text, null, *parts = trimmed(*text_and_null(text, null_text, self.device), *(on(part, self.device) for part in parts))
         if parts:
             conds = [self.read(part) for part in parts]
-            denoise = composed(self.denoiser, conds, self.read(null), guidance_scale * weights)
+            weights = guidance_scale * weights.repeat_interleave(num_samples, dim=1)                      # (K, B n)
+            denoise = composed(self.denoiser, conds, self.read(null), weights)
         else:
             denoise = guided(self.denoiser, self.read(text), self.read(null), guidance_scale)
         denoise = thresholded(denoise, self.schedule, static=self.clamp)
         timesteps = self.schedule.timesteps(num_inference_steps, spacing=self.spacing)
-        drawn_embeds = []
-        for _ in range(num_samples):
-            x_T = noise((batch, self.embed_dim)).to(self.device)
-            x_0 = SAMPLERS[sampler](denoise, x_T, timesteps, self.schedule, noise=noise, callback=callback)
-            drawn_embeds.append(x_0 * self.std + self.mean)
-        embeds = torch.stack(drawn_embeds, dim=1)                                                         # (B, n, D)
+        draws = 1 + noise_calls(sampler, len(timesteps))
+        x_T, *later = noise.ahead(num_samples, draws, (batch, self.embed_dim)).to(self.device)            # each (B n, D)
+        later = iter(later)
+        x_0 = SAMPLERS[sampler](
+            denoise, x_T, timesteps, self.schedule, noise=lambda x: next(later).to(x), callback=callback
+        )
+        embeds = (x_0 * self.std + self.mean).unflatten(0, (batch, num_samples))                          # (B, n, D)
         nearness = F.cosine_similarity(embeds, text["text_embed"][:, None].to(embeds), dim=-1)            # (B, n)
         return embeds[torch.arange(batch, device=embeds.device), nearness.argmax(dim=1)]

@@ -14,8 +14,9 @@ class Step:
     """One step of a drawing, as a callback sees it, before x_t is left.
 
     stage: "prior", "base", "upsampler-1", ..., or "inversion"; index: of `count` steps that this stage takes in one go;
-    rows: which of the pictures, a range; x_t and prediction: theirs (B, ...), see diffusion/samplers.py; share: of all the
-    work, done after this step (0 in an inversion and what else comes before the work).
+    rows: which of the pictures, a range; x_t and prediction: theirs (B, ...), see diffusion/samplers.py, in the prior those
+    of all embeddings that it draws for them, see `DiffusionPrior.sample`; share: of all the work, done after this step (0 in
+    an inversion and what else comes before the work).
     """
 
     stage: str
@@ -38,7 +39,7 @@ class Progress:
 
         def stage(name):
             def step(i, n, x_t, prediction):
-                self.done += len(x_t)
+                self.done += len(rows)
                 if self.callback is not None:
                     share = self.done / self.total if self.total else 0.0
                     self.callback(Step(name, i, n, rows, x_t, prediction, share))

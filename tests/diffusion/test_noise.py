@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unclip.diffusion import SAMPLERS, Denoiser, Schedule, SeededNoise
+from unclip.diffusion import SAMPLERS, Denoiser, Schedule, SeededNoise, noise_calls
 
 SEEDS = [7, 8, 9, 10, 11]
 SHAPE = (3, 4, 4)
@@ -31,6 +31,26 @@ def test_draws_follow_one_another_and_seeds_differ():
     noise = SeededNoise([1, 2])
     first, second = noise((2, 50)), noise((2, 50))
     assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+
+def test_runs_side_by_side_get_the_noise_that_they_get_one_after_another():
+    ahead = SeededNoise([1, 2]).ahead(runs=3, draws=4, shape=(2, 5))
+    noise = SeededNoise([1, 2])
+    for run in range(3):
+        for draw in range(4):
+            one = noise((2, 5))
+            assert torch.equal(ahead[draw, run], one[0]) and torch.equal(ahead[draw, 3 + run], one[1])
+    assert ahead.shape == (4, 2 * 3, 5)
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_how_often_a_sampler_asks_for_noise(sampler, steps):
+    schedule, calls = Schedule.cosine(1000), []
+    denoiser = Denoiser(lambda x_t, t: x_t, schedule, "v")
+    noise = lambda x: calls.append(x) or torch.zeros_like(x)  # noqa: E731
+    SAMPLERS[sampler](denoiser, torch.ones(1, 5), schedule.timesteps(steps), schedule, noise=noise)
+    assert len(calls) == noise_calls(sampler, steps)
 
 
 def test_noise_is_standard_normal():

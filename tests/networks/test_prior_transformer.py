@@ -87,6 +87,17 @@ def test_a_caption_is_read_once_for_all_steps():
     torch.testing.assert_close(net.denoise(x["x_t"], x["t"], memory, x["text_mask"]), at_once)
 
 
+@pytest.mark.parametrize("time_token", [True, False])
+def test_several_rows_of_a_caption_are_each_what_it_is_alone(time_token):
+    """They stand in one sequence, behind text with padding; each caption has a time of its own."""
+    net, x = randomise(small(time_token=time_token)), inputs()
+    memory = net.read(x["text_embed"], x["text_states"], x["text_mask"])
+    x_t, t = torch.randn(2, 3, 12), torch.tensor([[3], [600]]).expand(2, 3)
+    together = net.denoise(x_t.flatten(0, 1), t.flatten(), memory, x["text_mask"]).unflatten(0, (2, 3))
+    for k in range(3):
+        torch.testing.assert_close(together[:, k], net.denoise(x_t[:, k], t[:, k], memory, x["text_mask"]))
+
+
 def test_padded_text_does_not_matter_and_real_text_does():
     net, x = randomise(small()), inputs()
     out = net(**x)
@@ -165,6 +176,7 @@ def test_kandinsky_and_eclipse_have_the_size_of_diffusers(layers, heads, head_di
 
 @pytest.mark.parametrize("changed, message", [
     (dict(x_t=torch.zeros(2, 11)), r"x_t has shape \(2, 11\), the network takes \(2, 12\)"),
+    (dict(x_t=torch.zeros(3, 12)), r"x_t has shape \(3, 12\), the network takes \(2, 12\)"),
     (dict(t=torch.tensor(3)), r"t has shape \(\), the network takes \(2,\)"),
     (dict(text_embed=torch.zeros(2, 10)), r"text_embed has shape \(2, 10\), the network takes \(2, 12\)"),
     (dict(text_states=torch.zeros(2, 6, 10)), r"text_states has shape \(2, 6, 10\), the network takes \(2, 5, 10\)"),

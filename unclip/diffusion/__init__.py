@@ -4,7 +4,7 @@ from unclip.diffusion.denoiser import Denoiser, Prediction
 from unclip.diffusion.guidance import composed, during, guided, keeping, thresholded
 from unclip.diffusion.losses import draw_timesteps, training_loss
 from unclip.diffusion.noise import SeededNoise
-from unclip.diffusion.samplers import SAMPLERS, ddim, ddim_inverse, ddpm, dpm_solver_pp
+from unclip.diffusion.samplers import SAMPLERS, ddim, ddim_inverse, ddpm, dpm_solver_pp, noise_calls
 from unclip.diffusion.schedule import Schedule
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "during",
     "guided",
     "keeping",
+    "noise_calls",
     "thresholded",
     "training_loss",
 ]

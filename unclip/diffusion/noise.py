@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -28,6 +29,12 @@ class SeededNoise:
     def like(self, x: Tensor) -> Tensor:
         """Noise in x's shape, dtype and device. Raises ValueError if B is not the number of seeds."""
         return self._draw(x.shape).to(x.device, x.dtype)
+
+    def ahead(self, runs: int, draws: int, shape: Sequence[int]) -> Tensor:
+        """What `runs` runs, one after another, would be given in `draws` calls each with a shape (B, ...), so that they can
+        go side by side: (draws, B runs, ...), the runs of a picture next to each other."""
+        drawn = torch.stack([self(shape) for _ in range(runs * draws)])
+        return rearrange(drawn, "(run draw) picture ... -> draw (picture run) ...", run=runs)
 
     def _draw(self, shape: Sequence[int]) -> Tensor:
         batch, *picture = shape

@@ -179,4 +179,9 @@ def _predict(
     return prediction
 
 
+def noise_calls(sampler: str, n: int) -> int:
+    """How often one of `SAMPLERS`, with no options, asks for noise in n steps."""
+    return n - 1 if sampler == "ddpm" else 0
+
+
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp}

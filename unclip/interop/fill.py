@@ -2,6 +2,7 @@
 
 import torch
 
+from ..bare import bare
 from ..errors import UserError, first_line
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -14,7 +15,7 @@ def on_meta(constructor, what, **options):
         UserError: the options describe none.
     """
     try:
-        with torch.device("meta"):
+        with bare():
             return constructor(**options)
     except Exception as error:  # what a foreign file says can be wrong in any way
         raise UserError(f"{what} describes no {constructor.__name__}: {first_line(error)}") from error

@@ -25,10 +25,11 @@ class TransformerBlock(nn.Module):
         """Queries, keys and values, each (B, heads, N, D)."""
         return split_heads(self.qkv(self.norm_1(x)), 3, self.heads)
 
-    def forward(self, x, mask, past=None):                                              # (B, N, W), (B, 1, N, M + N)
-        """past: keys and values (B, 2, heads, M, D) of tokens before these. Returns the tokens (B, N, W), and their own
-        keys and values."""
+    def forward(self, x, mask, past=None, wanted=slice(None)):                          # (B, N, W), (B, 1, N, M + N)
+        """past: keys and values (B, 2, heads, M, D) of tokens before these; wanted: which tokens' results are read. Returns
+        those tokens (B, n, W), and the keys and values of all N."""
         q, k, v = self.project(x)                                                       # (B, heads, N, D)
+        q, x, mask = q[:, :, wanted], x[:, wanted], mask[..., wanted, :]
         own = torch.stack([k, v], dim=1)                                                # (B, 2, heads, N, D)
         seen = own if past is None else torch.cat([past, own], dim=3)                   # (B, 2, heads, M + N, D)
         out = attend(q, *seen.unbind(1), mask)                                          # (B, heads, N, D)
@@ -68,9 +69,9 @@ class PriorTransformer(nn.Module):
         self.text_embed_proj = nn.Linear(self.text_embed_dim, width)
         self.time_embed = TimeEmbedding(channels=width, width=width) if time_token else None
         self.x_proj = nn.Linear(embed_dim, width)
-        self.query = nn.Parameter(0.02 * torch.randn(width))
-        self.after_text = 3 if time_token else 2  # tokens after the text embedding: time, x_t, query
-        self.positions = nn.Parameter(0.02 * torch.randn(text_length + 1 + self.after_text, width))
+        self.query = nn.init.normal_(nn.Parameter(torch.empty(width)), std=0.02)
+        positions = text_length + 1 + time_token + 2  # text states, text embedding, time, x_t, query
+        self.positions = nn.init.normal_(nn.Parameter(torch.empty(positions, width)), std=0.02)
         self.blocks = nn.ModuleList(TransformerBlock(width=width, heads=heads, head_dim=head_dim)
                                     for _ in range(layers))
         self.norm_out = nn.LayerNorm(width)
@@ -113,25 +114,38 @@ class PriorTransformer(nn.Module):
         return torch.stack(memory, dim=1)
 
     def denoise(self, x_t, t, memory, text_mask):
-        """x_t (B, D); t (B,); memory: as `read` gives it; text_mask (B, L). -> (B, D)"""
-        check("x_t", x_t, (len(memory), self.embed_dim))
-        check("t", t, (len(memory),))
-        query = self.query.expand(len(x_t), -1)
-        time = [] if self.time_embed is None else [self.time_embed(t)]
-        x = torch.stack([*time, self.x_proj(x_t), query], dim=1)                        # (B, A, W), A = 3 or 2
-        x = x + self.positions[-self.after_text:]
-        mask = self._mask(text_mask)[..., -self.after_text:, :]                         # (B, 1, A, L + 1 + A)
-        for block, past in zip(self.blocks, memory.unbind(1), strict=True):
-            x, _ = block(x, mask, past)                                                 # (B, A, W)
-        return self.out(self.norm_out(x[:, -1]))                                        # (B, D)
+        """x_t (B n, D); t (B n,); memory: of B captions, as `read` gives it; text_mask (B, L). -> (B n, D)
 
-    def _mask(self, text_mask):                                                         # (B, L)
-        """Causal, and no token sees a padded one but a padded one itself: no row may be all False, and nothing reads
-        what such a row returns."""
-        real = F.pad(text_mask, (0, 1 + self.after_text), value=True)                   # (B, N)
-        n = real.shape[1]
-        causal = torch.ones(n, n, dtype=torch.bool, device=real.device).tril()
-        itself = torch.eye(n, dtype=torch.bool, device=real.device)
+        A caption has n rows next to each other, at one t. Their tokens stand in one sequence after those of text and time,
+        and do not see those of other rows: so what holds for all rows is there once, whatever n.
+        """
+        captions = len(memory)
+        n = max(1, len(x_t) // captions)
+        check("x_t", x_t, (captions * n, self.embed_dim))
+        check("t", t, (captions * n,))
+        query = self.query.expand(len(x_t), -1)
+        own = torch.stack([self.x_proj(x_t), query], dim=1) + self.positions[-2:]       # (B n, 2, W)
+        x = own.reshape(captions, 2 * n, -1)
+        if self.time_embed is not None:
+            x = torch.cat([(self.time_embed(t[::n]) + self.positions[-3])[:, None], x], dim=1)
+        mask = self._mask(text_mask, n)[..., -x.shape[1]:, :]                           # (B, 1, N, L + 1 + N)
+        queries = slice(-2 * n + 1, None, 2)
+        *blocks, last = zip(self.blocks, memory.unbind(1), strict=True)
+        for block, past in blocks:
+            x, _ = block(x, mask, past)                                                 # (B, N, W), N = 1 + 2 n
+        x, _ = last[0](x, mask, last[1], wanted=queries)                                # (B, n, W)
+        return self.out(self.norm_out(x)).flatten(0, 1)                                 # (B n, D)
+
+    def _mask(self, text_mask, n=1):                                                    # (B, L)
+        """Causal, among text, time and each of the n rows after them, and no token sees a padded one but a padded one
+        itself: no row of the mask may be all False, and nothing reads what such a row returns."""
+        length = text_mask.shape[1]
+        shared = length + 1 + (self.time_embed is not None)
+        real = F.pad(text_mask, (0, shared - length + 2 * n), value=True)               # (B, N)
+        row = torch.arange(1, n + 1, device=real.device).repeat_interleave(2)
+        row = F.pad(row, (shared, 0))                                                   # (N,), 0 for what rows share
+        causal = ((row == row[:, None]) | (row == 0)).tril()
+        itself = torch.eye(len(row), dtype=torch.bool, device=real.device)
         return (causal & real[:, None] | itself)[:, None]                               # (B, 1, N, N)
 
     def _check(self, text_embed, text_states, text_mask):
