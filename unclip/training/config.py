@@ -54,6 +54,8 @@ class TrainConfig(Strict):
     """How long, how often. A run ends after `steps` steps or `minutes` of training, whichever comes first.
 
     `precision` auto is bf16 where the processor or the GPU computes in it, and no (float32) elsewhere.
+    gradient_checkpointing: memory for time, in all but a CLIP: the layers' inner values are computed again in the backward
+    pass and not kept, for larger batches or networks. The gradients are the same.
     """
 
     run: str
@@ -63,6 +65,7 @@ class TrainConfig(Strict):
     accumulate: int = Field(1, ge=1)
     seed: int = 0
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
     ema: float = Field(0.999, ge=0, lt=1)
     validate_every: int = Field(500, ge=1)
     val_samples: int = Field(1024, ge=1)
