@@ -103,7 +103,7 @@ def test_saved_config_is_read_as_the_same(load, tmp_path):
     "train.ema=-0.1", "train.validate_every=0", "train.sample_every=0", "train.val_samples=0", "train.checkpoint_minutes=-1",
     "train.precision=fp8", "optimizer.lr=-1e-3", "optimizer.lr=0", "optimizer.lr=.nan", "optimizer.decay=1.5",
     "optimizer.decay=-1", "optimizer.warmup=-1", "optimizer.weight_decay=-1", "optimizer.clip_norm=0",
-    "optimizer.name=sgd", "data.image_size=0", "data.workers=-1", "data.in_memory=never",
+    "optimizer.name=sgd", "train.compile=yes", "data.image_size=0", "data.workers=-1", "data.in_memory=never",
 ])  # fmt: skip
 def test_settings_out_of_range(tmp_path, override):
     save_config(RunConfig(**RUN), tmp_path / "run.yaml")

@@ -1,13 +1,14 @@
 import pytest
 import torch
-from data.pictures import png, write_tar
+from data.clips import RampClip
+from data.pictures import captioned_tar, png, write_tar
 from conftest import CLIP_CONFIG, CONVOLUTIONS, D, SIDE
 from networks.randomness import randomise
 
 from unclip.clip import build_clip, save_clip
 from unclip.decoder import Decoder
 from unclip.errors import UserError
-from unclip.retarget import explained, linear_map, retargeted
+from unclip.retarget import explained, linear_map, paired, retargeted
 from unclip.upsampler import Upsampler
 
 
@@ -35,6 +36,25 @@ def test_what_is_explained_of_held_out_pictures():
     assert explained(new, 3 * new + 1) == pytest.approx(1, abs=1e-3)
     assert explained(new, new + noise) == pytest.approx(0.5, abs=0.03)
     assert explained(draw(60, 20), draw(60, 20, seed=1)) < 0.05
+
+
+def test_pictures_that_both_clips_could_read(tmp_path):
+    """In the same order, those of one CLIP beside the other's; a key of another shard is another picture."""
+
+    class Other(RampClip):
+        def fingerprint(self):
+            return "other"
+
+        def encode_image(self, pixels):
+            return 2 * super().encode_image(pixels)
+
+    shards = [captioned_tar(tmp_path / f"{n}.tar", range(4 * n, 4 * n + 5)) for n in range(2)]  # 0004 stands in both
+    new, old = paired(shards, RampClip(), Other())
+    torch.testing.assert_close(2 * new, old, atol=4e-3, rtol=0)
+    green = [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+    torch.testing.assert_close(new[:, 2].float(), torch.tensor(green) / 127.5 - 1, atol=2e-3, rtol=0)
+    with pytest.raises(UserError, match=r"too few pictures \(5\) for embeddings of 3 numbers"):
+        paired(shards[:1], RampClip(), Other())
 
 
 @pytest.mark.parametrize("dim", [D, D + 5])

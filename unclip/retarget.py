@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .data.embeddings import embeddings_of
+from .data.embeddings import shard_embeddings
 from .data.shards import find_shards
 from .decoder import Decoder
 from .errors import UserError
@@ -37,7 +37,7 @@ def retarget(model_name, clip_name, pretrained, data, split, out):
     upsamplers = [Upsampler.from_pretrained(each) for each in upsampler_folders(folder)]
     clips = FrozenCLIP(clip_name, pretrained, unit_variance=unit_variance), load_clip(folder)
     shards = find_shards(data, split)
-    new, old = paired(*(embeddings_of(shards, clip) for clip in clips))
+    new, old = paired(shards, *clips)
     matrix, shift = linear_map(new, old)
     decoder = retargeted(decoder, matrix, shift)
     begin_model(out, clip_name, pretrained, unit_variance, clips[0].fingerprint())
@@ -49,17 +49,23 @@ def retarget(model_name, clip_name, pretrained, data, split, out):
     print(f"wrote {out}; it has no prior yet: run scripts/train_prior.py with its CLIP and --set out={out}")
 
 
-def paired(new, old):
-    """The embeddings (N, D') and (N, D) of the pictures that both dicts of `embeddings_of` have.
+def paired(shards, new_clip, old_clip):
+    """The embeddings (N, D') and (N, D), by two CLIPs, of the pictures of some shards that both have.
 
     Raises:
         UserError: fewer pictures than twice the numbers of a new embedding.
     """
-    both = [at for at in new if at in old]
-    width = next(iter(new.values())).shape[1] if new else 1
-    if len(both) < 2 * width:
-        raise UserError(f"too few pictures ({len(both)}) for embeddings of {width} numbers: take twice as many")
-    return tuple(torch.stack([embeds[at][0] for at in both]) for embeds in (new, old))
+    clips = [(clip, clip.fingerprint()) for clip in (new_clip, old_clip)]
+    new, old = [], []
+    for shard in shards:
+        embeds, others = (shard_embeddings(shard, *clip) for clip in clips)
+        both = [key for key in embeds if key in others]
+        new.append(embeds.of(both)[:, 0])
+        old.append(others.of(both)[:, 0])
+    new, old = torch.cat(new), torch.cat(old)
+    if len(new) < 2 * new.shape[1]:
+        raise UserError(f"too few pictures ({len(new)}) for embeddings of {new.shape[1]} numbers: take twice as many")
+    return new, old
 
 
 def linear_map(new, old):

@@ -1,10 +1,15 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from unclip.data.embeddings import attach_embeddings, embed_shard, read_embeddings
+from unclip.data.embeddings import ShardEmbeddings, attach_embeddings, embed_shard, read_embeddings
 from unclip.data.images import to_float
 from unclip.data.table import load_table
+from unclip.errors import UserError
 
 from .clips import RampClip
 from .pictures import Lines, captioned_tar, encoded, png, write_tar
@@ -34,12 +39,60 @@ def test_they_are_computed_once(folder):
     assert clip.calls == calls and torch.equal(first.image_embed, second.image_embed)
 
 
-@pytest.mark.parametrize("harm", ["cut off", "another shard"])
+def test_each_row_gets_the_embedding_of_its_own_shard_and_key(folder):
+    """Whatever the order of a table, and though two shards have a key in common."""
+    for number in (0, 1):
+        picture = 10 * torch.arange(3) + 100 * number
+        put(folder / f"{number}.tar", ["0002", "0003", "0004"], picture[:, None, None].expand(3, 2, 3).half())
+    table = load_table(folder, "train", 8)
+    table = table.take(torch.tensor([k for k, key in enumerate(table.keys) if key in ("0002", "0003", "0004")])).take(
+        torch.tensor([3, 0, 2, 1, 0])
+    )
+    attach_embeddings(table, RampClip())
+    worth = {("0", "0002"): 0, ("1", "0002"): 100, ("1", "0003"): 110, ("1", "0004"): 120}
+    expected = [worth[Path(shard).stem, key] for shard, key in zip(table.shards, table.keys)]
+    assert len(set(expected)) == 4 and table.image_embed[:, 1, 2].tolist() == expected
+
+
+def put(shard, keys, embeds):
+    """Put a file with these keys and embeddings beside a shard."""
+    save_file({"image_embed": embeds.contiguous()}, shard.with_suffix(".ramp.safetensors"), metadata={"keys": json.dumps(keys)})
+
+
+def test_a_picture_that_the_file_lacks_is_said(folder):
+    put(folder / "1.tar", ["0002", "0003"], torch.zeros(2, 2, 3).half())
+    with pytest.raises(UserError, match=r"1.ramp.safetensors has no embedding of '0004' in .*1.tar: remove it"):
+        attach_embeddings(load_table(folder, "train", 8), RampClip())
+
+
+def test_rows_of_some_keys():
+    embeds = ShardEmbeddings(["b", "a", "c"], torch.arange(12).half().view(3, 2, 2))
+    assert embeds.of(["c", "b", "c"]).tolist() == [[[8, 9], [10, 11]], [[0, 1], [2, 3]], [[8, 9], [10, 11]]]
+    assert list(embeds) == ["b", "a", "c"] and "d" not in embeds and embeds["a"].tolist() == [[4, 5], [6, 7]]
+    with pytest.raises(KeyError):
+        embeds.of(["a", "d"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="reads Linux's /proc")
+def test_a_file_is_mapped_and_what_a_table_gets_is_a_copy(folder):
+    table = load_table(folder, "train", 8)
+    attach_embeddings(table, RampClip())
+    file = str(folder / "0.ramp.safetensors")
+    assert file not in Path("/proc/self/maps").read_text()
+    known = read_embeddings(folder / "0.tar", "ramp")
+    assert file in Path("/proc/self/maps").read_text()
+    known.of(["0000"]).zero_()
+    assert torch.equal(known["0000"], table.image_embed[0]) and known["0000"].any()
+
+
+@pytest.mark.parametrize("harm", ["cut off", "a row too few", "another shard"])
 def test_a_file_that_does_not_fit_is_made_anew(folder, harm):
     attach_embeddings(load_table(folder, "train", 8), RampClip())
+    file = folder / "0.ramp.safetensors"
     if harm == "cut off":
-        file = folder / "0.ramp.safetensors"
         file.write_bytes(file.read_bytes()[:50])
+    elif harm == "a row too few":
+        put(folder / "0.tar", ["0000", "0001", "0002"], load_file(file)["image_embed"][:2])
     else:
         captioned_tar(folder / "0.tar", range(50, 60))
     assert read_embeddings(folder / "0.tar", "ramp") is None

@@ -1,12 +1,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from unclip.training.checkpoint import load_checkpoint, save_checkpoint
 from unclip.training.config import OptimizerConfig
+from unclip.training.ema import EMA
 from unclip.training.optimizers import build_optimizer, rate_at
 
 REPO = Path(__file__).resolve().parents[2]
@@ -58,6 +61,39 @@ def test_muon_moves_inner_matrices_orthogonally():
     for name in ("first.weight", "table.weight", "norm.bias"):
         torch.testing.assert_close(change[name].abs(), torch.full_like(change[name], 0.19), atol=1e-4, rtol=0)
     assert change["frozen.weight"].abs().max() == 0
+
+
+@pytest.mark.parametrize("device, fused", [("cuda", True), ("cpu", None)])
+def test_adamw_is_fused_where_all_parameters_are_on_cuda(monkeypatch, device, fused):
+    """The parameters only say where they are, so that it takes no GPU."""
+    said = {}
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **options: said.update(options))
+    parameter = SimpleNamespace(ndim=2, requires_grad=True, is_cuda=device == "cuda")
+    model = SimpleNamespace(named_parameters=lambda: [("a.weight", parameter), ("b.weight", parameter)])
+    build_optimizer(model, OptimizerConfig(name="adamw", lr=0.1))
+    assert said["fused"] is fused
+
+
+@pytest.mark.parametrize("first, then", [(True, None), (None, True)])
+def test_a_run_goes_on_where_adamw_is_fused_or_no_longer(tmp_path, first, then):
+    """As it does when a run moves from a GPU to a processor, or back."""
+
+    def step(model, optimizer):
+        torch.manual_seed(0)
+        model.matrix(torch.randn(3, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole, model = Net(), Net()
+    model.load_state_dict(whole.state_dict())
+    optimizers = [torch.optim.AdamW(m.matrix.parameters(), lr=0.1, fused=f) for m, f in ((whole, None), (model, first))]
+    step(whole, optimizers[0]), step(model, optimizers[1])
+    save_checkpoint(tmp_path, model, EMA(model, 0.9), optimizers[1], {"step": 1})
+    other = Net()
+    optimizer = torch.optim.AdamW(other.matrix.parameters(), lr=0.1, fused=then)
+    assert load_checkpoint(tmp_path, other, EMA(other, 0.9), optimizer) == {"step": 1}
+    step(whole, optimizers[0]), step(other, optimizer)
+    torch.testing.assert_close(other.matrix.weight, whole.matrix.weight, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("step, progress, factor", [

@@ -6,6 +6,7 @@ shard that they were computed from, stand in the metadata.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,28 +14,61 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from ..errors import UserError
 from ..files import new_file
 from .images import decode, to_float
 from .shards import Skipped, image_bytes, read_samples
 
 
+class ShardEmbeddings(Mapping):
+    """{key: float16 (2, D)} of a shard's pictures, over one tensor that lies in memory or is mapped from a file.
+
+    A row is a view of that tensor: of a mapped one, the system reads what is looked at, and may drop it again.
+    image_embed: float16 (N, 2, D); keys: N strings, in its order.
+    """
+
+    def __init__(self, keys, image_embed):
+        self.image_embed = image_embed
+        self._row = {key: row for row, key in enumerate(keys)}
+
+    def __getitem__(self, key):
+        return self.image_embed[self._row[key]]
+
+    def __contains__(self, key):
+        return key in self._row
+
+    def __iter__(self):
+        return iter(self._row)
+
+    def __len__(self):
+        return len(self._row)
+
+    def of(self, keys):
+        """A copy of the rows of some keys, (len(keys), 2, D). Raises KeyError for one that is not there."""
+        return self.image_embed[[self._row[key] for key in keys]]
+
+
 def attach_embeddings(table, clip, say=print):
-    """Give a table its `image_embed` (N, 2, D), from the files beside its shards; missing files are made first."""
-    found = embeddings_of(dict.fromkeys(table.shards), clip, say)
-    table.image_embed = torch.stack([found[at] for at in zip(table.shards, table.keys)])
+    """Give a table its `image_embed` (N, 2, D), from the files beside its shards; missing files are made first.
 
-
-def embeddings_of(shards, clip, say=print):
-    """{(shard, key): float16 (2, D)} of the pictures of some shards; see `attach_embeddings`."""
-    fingerprint, found = clip.fingerprint(), {}
-    for shard in shards:
-        for key, embed in shard_embeddings(shard, clip, fingerprint, say).items():
-            found[shard, key] = embed
-    return found
+    Raises:
+        UserError: a file that fits its shard, but lacks one of its pictures.
+    """
+    fingerprint, rows_of = clip.fingerprint(), {}
+    for row, shard in enumerate(table.shards):
+        rows_of.setdefault(shard, []).append(row)
+    image_embed = torch.empty(len(table), 2, clip.embed_dim, dtype=torch.float16)
+    for shard, rows in rows_of.items():
+        try:
+            image_embed[rows] = shard_embeddings(shard, clip, fingerprint, say).of([table.keys[row] for row in rows])
+        except KeyError as error:
+            file = embeddings_file(shard, fingerprint)
+            raise UserError(f"{file} has no embedding of {error} in {shard}: remove it, and it is made anew") from None
+    table.image_embed = image_embed
 
 
 def shard_embeddings(shard, clip, fingerprint, say=print):
-    """{key: float16 (2, D)} of a shard, read from its file or computed and written."""
+    """The ShardEmbeddings of a shard, read from its file or computed and written."""
     found = read_embeddings(shard, fingerprint)
     if found is not None:
         return found
@@ -45,17 +79,19 @@ def shard_embeddings(shard, clip, fingerprint, say=print):
             save_file({"image_embed": embeds}, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         say(f"cannot keep the embeddings of {shard} ({error}): they are computed anew in every run")
-    return dict(zip(keys, embeds))
+    return ShardEmbeddings(keys, embeds)
 
 
 def read_embeddings(shard, fingerprint):
-    """{key: float16 (2, D)} from the file beside a shard; None where there is none, or one of another shard."""
+    """The ShardEmbeddings of the file beside a shard, mapped and not yet read; None where there is none, or one of another
+    shard."""
     try:
         with safe_open(embeddings_file(shard, fingerprint), "pt") as file:
             metadata, size = file.metadata(), str(Path(shard).stat().st_size)
-            if metadata.get("shard_bytes", size) != size:
+            keys, embeds = json.loads(metadata["keys"]), file.get_tensor("image_embed")
+            if metadata.get("shard_bytes", size) != size or len(keys) != len(embeds):
                 return None
-            return dict(zip(json.loads(metadata["keys"]), file.get_tensor("image_embed")))
+            return ShardEmbeddings(keys, embeds)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None  # not there yet, or cut off
 

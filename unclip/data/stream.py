@@ -98,7 +98,7 @@ class ShardSamples(IterableDataset):
             for sample in read_samples([shard], skipped):
                 empty = 0
                 if embeds is not None and sample["__key__"] in embeds:
-                    sample["image_embed"] = embeds[sample["__key__"]].clone()
+                    sample["image_embed"] = embeds[sample["__key__"]].clone()  # no view, which would keep the file mapped
                 yield sample
             if empty > 10 * len(self.shards):
                 return

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention import attend, split_heads
+from .checkpointing import Checkpointing
 from .embeddings import TimeEmbedding
 
 
@@ -37,7 +38,7 @@ class TransformerBlock(nn.Module):
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))), own
 
 
-class PriorTransformer(nn.Module):
+class PriorTransformer(Checkpointing):
     """(x_t, t, text) -> raw output, as wide as the image embedding: the clean embedding, where trained so.
 
     Ramesh et al. 2022 (unCLIP), section 2.2: a decoder-only transformer with a causal mask over the text states, the
@@ -108,7 +109,7 @@ class PriorTransformer(nn.Module):
         mask = self._mask(text_mask)[..., :text, :text]                                 # (B, 1, L + 1, L + 1)
         memory = []
         for block in self.blocks[:-1]:
-            x, own = block(x, mask)
+            x, own = self.run(block, x, mask)
             memory.append(own)
         memory.append(torch.stack(self.blocks[-1].project(x)[1:], dim=1))  # what comes after them, nobody reads
         return torch.stack(memory, dim=1)
@@ -132,8 +133,8 @@ class PriorTransformer(nn.Module):
         queries = slice(-2 * n + 1, None, 2)
         *blocks, last = zip(self.blocks, memory.unbind(1), strict=True)
         for block, past in blocks:
-            x, _ = block(x, mask, past)                                                 # (B, N, W), N = 1 + 2 n
-        x, _ = last[0](x, mask, last[1], wanted=queries)                                # (B, n, W)
+            x, _ = self.run(block, x, mask, past)                                       # (B, N, W), N = 1 + 2 n
+        x, _ = self.run(last[0], x, mask, last[1], queries)                             # (B, n, W)
         return self.out(self.norm_out(x)).flatten(0, 1)                                 # (B n, D)
 
     def _mask(self, text_mask, n=1):                                                    # (B, L)

@@ -7,13 +7,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention import AttentionBlock
+from .checkpointing import Checkpointing
 from .embeddings import TimeEmbedding
 from .norms import NORMS
 from .resblock import ResBlock, downsample, upsample
 
 
 class Layer(nn.Module):
-    """A residual block and, at some levels, attention after it, whose share of `context_kv` begins at `kv_at`."""
+    """A residual block and, at some levels, attention after it, whose share of `context_kv` begins at `kv_at`.
+
+    A skip joins here, so that checkpointing keeps no second copy of it.
+    """
 
     def __init__(self, block, attention=None, kv_at=0):
         super().__init__()
@@ -21,7 +25,8 @@ class Layer(nn.Module):
         self.attention = attention
         self.kv_at = kv_at
 
-    def forward(self, x, emb, context_kv, context_mask):                                # (B, C, H, W), (B, E), ...
+    def forward(self, x, emb, context_kv, context_mask, skip=None):                     # (B, C, H, W), (B, E), ...
+        x = x if skip is None else torch.cat([x, skip], dim=1)
         x = self.block(x, emb)                                                          # (B, C', H', W')
         if self.attention is None:
             return x
@@ -30,7 +35,7 @@ class Layer(nn.Module):
         return self.attention(x, context_kv, context_mask)
 
 
-class UNet(nn.Module):
+class UNet(Checkpointing):
     """(x_t, t, emb, context) -> raw output: noise, image or velocity, with variance channels or not, as trained.
 
     Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis" (ADM), with the conditioning of Ramesh et
@@ -153,15 +158,15 @@ class UNet(nn.Module):
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))               # (B, channels, H', W')
         skips = [x]
         for layer in self.down:
-            x = layer(x, *condition)
+            x = self.run(layer, x, *condition)
             skips.append(x)                                                             # (B, C_level, H_level, W_level)
         for layer in self.middle:
-            x = layer(x, *condition)
+            x = self.run(layer, x, *condition)
         for level, layers in enumerate(self.up):
             for layer in layers:
-                x = layer(torch.cat([x, skips.pop()], dim=1), *condition)
+                x = self.run(layer, x, *condition, skips.pop())
             if level < len(self.upsample):
-                x = self.upsample[level](x, *condition)
+                x = self.run(self.upsample[level], x, *condition)
         x = self.conv_out(F.silu(self.norm_out(x)))                                     # (B, out * patch^2, H', W')
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x                  # (B, out_channels, H, W)
 

@@ -54,6 +54,10 @@ class TrainConfig(Strict):
     """How long, how often. A run ends after `steps` steps or `minutes` of training, whichever comes first.
 
     `precision` auto is bf16 where the processor or the GPU computes in it, and no (float32) elsewhere.
+    gradient_checkpointing: memory for time, in all but a CLIP: the layers' inner values are computed again in the backward
+    pass and not kept, for larger batches or networks. The gradients are the same.
+    compile: a mode of torch.compile for the networks, in all but a CLIP; null: none. What it gains on a GPU is unmeasured,
+    as is what a GPU gains by itself: AdamW in one kernel, and TensorFloat-32 where `precision` is float32.
     """
 
     run: str
@@ -63,6 +67,8 @@ class TrainConfig(Strict):
     accumulate: int = Field(1, ge=1)
     seed: int = 0
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: Optional[Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]] = None
     ema: float = Field(0.999, ge=0, lt=1)
     validate_every: int = Field(500, ge=1)
     val_samples: int = Field(1024, ge=1)

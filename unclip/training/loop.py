@@ -24,6 +24,7 @@ from .ema import EMA
 from .optimizers import build_optimizer, rate_at
 from .precision import chosen_precision
 from .processes import on_cpu
+from .speed import allow_tf32, checkpoint_gradients, compile_networks
 from .stop import Stop
 
 BUCKETS = 5
@@ -45,11 +46,16 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         metrics: called as metrics(model) -> dict of numbers, with every validation.
 
     Raises:
-        UserError: the loss is no longer finite, or a checkpoint does not fit.
+        UserError: the loss is no longer finite, a checkpoint does not fit, or a setting is not for this model.
         KeyboardInterrupt: at the end of the step in which Ctrl-C or SIGTERM came, with all of it saved.
     """
     settings, run = config.train, Path(config.train.run)
+    if settings.gradient_checkpointing:
+        checkpoint_gradients(model)
+    if settings.compile is not None:
+        compile_networks(model, settings.compile)
     accelerator = make_accelerator(settings, run)
+    allow_tf32(accelerator)
     main, say = accelerator.is_main_process, accelerator.print
     model.to(accelerator.device, memory_format=torch.channels_last)
     ready, optimizer = accelerator.prepare(ForwardIsLoss(model), build_optimizer(model, config.optimizer))

@@ -35,7 +35,8 @@ def build_optimizer(model, config):
         return muon.Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
     for group in groups:
         group.pop("use_fallback", None)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    fused = all(p.is_cuda for _, p in trained)  # one kernel for all parameters
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)
 
 
 def rate_at(step, progress, config):

@@ -85,12 +85,12 @@ class Source:
         """CLIP's embeddings (N, D) of the training pictures; of a streamed set, as many as make good statistics."""
         if self.table is not None:
             return self.table.image_embed[:, 0]
-        embeds = []
+        embeds, fingerprint = [], self.clip.fingerprint()
         for shard in self.shards:
-            embeds += [both[0] for both in read_embeddings(shard, self.clip.fingerprint()).values()]
-            if len(embeds) >= STATISTICS:
+            embeds.append(read_embeddings(shard, fingerprint).image_embed[:, 0])
+            if sum(map(len, embeds)) >= STATISTICS:
                 break
-        return torch.stack(embeds)
+        return torch.cat(embeds)
 
     def words(self):
         """Every word of the training captions; None for a streamed set with its own captions, which nobody has read."""
