@@ -17,12 +17,13 @@ def main(argv=None):
     parser.add_argument("--host", default="127.0.0.1", help="who may open the page; 127.0.0.1 (default): this machine alone")
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    cli.add_dtype_option(parser)
     args = parser.parse_args(argv)
+    dtype = cli.dtype_of(args.dtype, args.device)
 
     from unclip.page import serve
 
-    serve(model_name=args.model, host=args.host, port=args.port, device=args.device, dtype=args.dtype)
+    serve(model_name=args.model, host=args.host, port=args.port, device=args.device, dtype=dtype)
 
 
 if __name__ == "__main__":

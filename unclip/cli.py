@@ -102,12 +102,26 @@ def add_drawing_options(parser):
     parser.add_argument("--seed", type=seeds, default=0, metavar="N[,N...]",
                         help="of the first picture, the next take the next seeds; or a seed for each picture: 3,17,99")  # fmt: skip
     parser.add_argument("--out", default="outputs", help="the folder to write to (default: outputs)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    add_dtype_option(parser)
     parser.add_argument("--offload", action="store_true", help="keep on the device none but the part that runs")
+
+
+def add_dtype_option(parser):
+    """In what a script draws; `dtype_of` reads it."""
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "auto"],
+                        help="float32 (default); auto: bfloat16 where the hardware computes in it, else float32")  # fmt: skip
+
+
+def dtype_of(name, device):
+    """The name of the dtype that --dtype and --device ask for. Raises UserError as `device_of`."""
+    from .precision import chosen_dtype
+
+    return chosen_dtype(name, device_of(device))
 
 
 def drawing(args):
     """What `add_drawing_options` asked for, taken out of the arguments (a dict), as the functions behind scripts take it."""
+    args["dtype"] = dtype_of(args["dtype"], args["device"])
     names = ("out", "seed", "device", "dtype", "offload")
     return {"model_name": args.pop("model"), "settings": sampling_settings(args), **{name: args.pop(name) for name in names}}
 

@@ -250,6 +250,16 @@ def test_without_gradio_a_line_says_what_to_install(run_script, monkeypatch):
     assert run_script("demo") == (2, [], ['error: the page needs gradio: pip install -e ".[demo]"'])
 
 
+def test_auto_is_a_dtype_by_the_time_the_page_is_served(run_script, monkeypatch):
+    pytest.importorskip("gradio")
+    served = []
+    monkeypatch.setattr("unclip.page.serve", lambda **options: served.append(options["dtype"]))
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    for dtype in ("auto", "float16"):
+        run_script("demo", "--device", "cpu", "--dtype", dtype)
+    assert served == ["bfloat16", "float16"]
+
+
 def test_a_port_in_use_is_a_line(run_script):
     pytest.importorskip("gradio")
     with socket.socket() as other:

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from ..operators import declare_operators
-from .precision import bfloat16_is_fast
+from .precision import bfloat16_trains_fast
 
 
 def build_optimizer(model, config):
@@ -30,7 +30,7 @@ def build_optimizer(model, config):
         declare_operators()
         from timm.optim import muon
 
-        if not bfloat16_is_fast():  # timm orthogonalises in bfloat16 and has no option for it
+        if not bfloat16_trains_fast():  # timm orthogonalises in bfloat16 and has no option for it
             muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
         return muon.Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
     for group in groups:

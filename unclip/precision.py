@@ -1,0 +1,23 @@
+"""Where bfloat16 pays: in hardware. Elsewhere it is emulated, and float32 is many times as fast."""
+
+import torch
+
+
+def bfloat16_is_fast(device):
+    """Whether a torch device (or "cuda", "cpu") computes in bfloat16, as far as it says; of any but these two: no.
+
+    Measured on a processor of AVX2 alone, bfloat16 ran at an eighth of float32's speed in convolutions and below a
+    hundredth in matrices.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def chosen_dtype(name, device):
+    """The name of the dtype to draw in on a device: "auto" is bfloat16 where it pays, and float32 elsewhere."""
+    if name == "auto":
+        return "bfloat16" if bfloat16_is_fast(device) else "float32"
+    return name
