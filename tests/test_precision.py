@@ -13,14 +13,27 @@ from unclip.precision import bfloat16_is_fast, chosen_dtype
 def processor(monkeypatch):
     """Pretend that the processor has no more than these instructions, and that there is no GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return lambda capability: monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
 
 
-@pytest.mark.parametrize("capability, fast", [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+    def pretend(capability):
+        has = {"avx512_bf16": capability == "AVX512", "amx_bf16": capability == "AMX"}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+
+    return pretend
+
+
+@pytest.mark.parametrize("capability, fast", [("AVX512", True), ("AMX", True), ("AVX512 without bfloat16", False)])
 def test_a_processor(processor, capability, fast):
     processor(capability)
     assert bfloat16_is_fast("cpu") is fast and bfloat16_is_fast(torch.device("cpu")) is fast
     assert bfloat16_is_fast("mps") is False  # whatever the processor beside it has
+
+
+@pytest.mark.parametrize("capability, fast", [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_a_pytorch_that_does_not_list_instructions(monkeypatch, capability, fast):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert bfloat16_is_fast("cpu") is fast
 
 
 @pytest.mark.parametrize("supported", [True, False])

@@ -78,6 +78,9 @@ class TextEncoding:
 class FrozenCLIP(nn.Module):
     """An OpenCLIP model that only looks: eval mode, no gradients, absent from `parameters()` and `state_dict()`.
 
+    Of a `PlainFolder` the text tower is read now, and OpenCLIP's whole `model` when it is first asked for; that may raise
+    what is said below of loading.
+
     Args:
         name: what `open_clip.create_model` takes: an architecture ("ViT-L-14"), "hf-hub:...", "local-dir:...", or a
             local folder with `open_clip_config.json` and `open_clip_model.safetensors`.

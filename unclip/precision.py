@@ -13,7 +13,15 @@ def bfloat16_is_fast(device):
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return device.type == "cpu" and processor_has_bfloat16()
+
+
+def processor_has_bfloat16():
+    """Whether this processor has instructions for it (AVX-512 or AMX); a PyTorch that cannot tell is asked for AVX-512 alone."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return torch.backends.cpu.get_cpu_capability() == "AVX512"
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def chosen_dtype(name, device):

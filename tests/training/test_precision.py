@@ -16,7 +16,12 @@ def processor(monkeypatch):
     """Pretend that the processor has no more than these instructions; whatever the optimizer changes is undone."""
     monkeypatch.setattr(muon, "zeropower_via_newtonschulz", muon.zeropower_via_newtonschulz)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return lambda capability: monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+
+    def pretend(capability):
+        has = {"avx512_bf16": capability == "AVX512"}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+
+    return pretend
 
 
 @pytest.mark.parametrize("capability, precision", [("AVX512", "bf16"), ("AVX2", "no"), ("DEFAULT", "no")])

@@ -113,13 +113,15 @@ def test_a_compiler_that_fails_ends_in_a_line(monkeypatch, make_prior, batch):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("device, precision, asked", [
-    ("cuda", "no", ["high"]), ("cuda", "bf16", []), ("cuda", "fp16", []), ("cpu", "no", []),
+@pytest.mark.parametrize("model, device, precision, asked", [
+    ("prior", "cuda", "no", ["high"]), ("prior", "cuda", "bf16", []), ("prior", "cuda", "fp16", []), ("prior", "cpu", "no", []),
+    ("clip", "cuda", "no", []),
 ])  # fmt: skip
-def test_tf32_where_float32_trains_on_cuda_and_only_there(monkeypatch, device, precision, asked):
+def test_tf32_where_float32_trains_a_denoiser_on_cuda_and_only_there(monkeypatch, make_prior, model, device, precision, asked):
     said = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
-    allow_tf32(SimpleNamespace(device=torch.device(device), mixed_precision=precision))
+    model = make_prior() if model == "prior" else Line()
+    allow_tf32(model, SimpleNamespace(device=torch.device(device), mixed_precision=precision))
     assert said == asked
 
 

@@ -55,7 +55,7 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
     if settings.compile is not None:
         compile_networks(model, settings.compile)
     accelerator = make_accelerator(settings, run)
-    allow_tf32(accelerator)
+    allow_tf32(model, accelerator)
     main, say = accelerator.is_main_process, accelerator.print
     model.to(accelerator.device, memory_format=torch.channels_last)
     ready, optimizer = accelerator.prepare(ForwardIsLoss(model), build_optimizer(model, config.optimizer))

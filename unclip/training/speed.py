@@ -44,9 +44,13 @@ def compiled_for_training(function, mode):
     return call
 
 
-def allow_tf32(accelerator):
-    """Where float32 trains on CUDA, multiply matrices in TensorFloat-32, as cuDNN's convolutions do without being told."""
-    if accelerator.device.type == "cuda" and accelerator.mixed_precision == "no":
+def allow_tf32(model, accelerator):
+    """Where float32 trains on CUDA, multiply matrices in TensorFloat-32, as cuDNN's convolutions do without being told.
+
+    Not for a CLIP: ten bits are too coarse for its cosines times 100.
+    """
+    denoises = any(isinstance(module, (UNet, PriorTransformer)) for module in model.modules())
+    if denoises and accelerator.device.type == "cuda" and accelerator.mixed_precision == "no":
         torch.set_float32_matmul_precision("high")
 
 
