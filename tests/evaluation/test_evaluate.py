@@ -234,7 +234,7 @@ def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, l
     (["--concepts", "missing.txt"], "missing.txt"),
     (["--data", "{real}", "--sweep", "guidance_scale"], "SETTING=VALUE,VALUE"),
     (["--data", "{real}", "--sweep", "guidance_scale=2"], "two values"),
-    (["--data", "{real}", "--sweep", "guidance=1,2"], "did you mean 'guidance_scale'"),
+    (["--data", "{real}", "--sweep", "guidance_scales=1,2"], "did you mean 'guidance_scale'"),
     (["--data", "{real}", "--sweep", "guidance_scale=1,much"], "guidance_scale"),
     (["--data", "{real}", "--sweep", "steps=1,2"], "all of them: num_inference_steps, guidance_scale"),
     (["--data", "{real}", "--sweep", "upsampler_blur=0,1"], "no upsampler draws here"),
