@@ -254,7 +254,7 @@ def test_auto_is_a_dtype_by_the_time_the_page_is_served(run_script, monkeypatch)
     pytest.importorskip("gradio")
     served = []
     monkeypatch.setattr("unclip.page.serve", lambda **options: served.append(options["dtype"]))
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     for dtype in ("auto", "float16"):
         run_script("demo", "--device", "cpu", "--dtype", dtype)
     assert served == ["bfloat16", "float16"]

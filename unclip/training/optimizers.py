@@ -30,8 +30,9 @@ def build_optimizer(model, config):
         declare_operators()
         from timm.optim import muon
 
-        if not bfloat16_trains_fast():  # timm orthogonalises in bfloat16 and has no option for it
-            muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
+        # timm orthogonalises in bfloat16, wherever it runs, and has no option for it
+        dtype = torch.bfloat16 if bfloat16_trains_fast() else torch.float32
+        muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=dtype)
         return muon.Muon(groups, lr=config.lr, betas=config.betas, nesterov=True)
     for group in groups:
         group.pop("use_fallback", None)
