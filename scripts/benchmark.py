@@ -5,7 +5,6 @@
     python -m venv peer && peer/bin/pip install dalle2-pytorch
     python scripts/benchmark.py training --peer-python peer/bin/python      # against dalle2-pytorch
     python scripts/benchmark.py roofline                                    # against what the machine can do
-
     python scripts/benchmark.py scaling                                     # over batch, threads, size, processes, steps
 
 Writes OUT/WHAT.json (the machine and what was measured), .md (a table) and .png (but of roofline). Nothing else should run

@@ -46,15 +46,24 @@ def table(summaries):
     return lines
 
 
-def write(folder, name, machine, spec, measured, summaries):
-    """Write NAME.json (the machine, what was asked for, every run), NAME.md and NAME.png; returns their paths."""
+def write(folder, name, machine, asked, measured, summaries):
+    """Write what was measured, see `keep`, with the table of the summaries, and its bars to NAME.png; returns the paths."""
+    lines = [f"{in_words(machine)}; " + ", ".join(f"{key} {value}" for key, value in asked.items()), "", *table(summaries)]
+    paths = keep(folder, name, machine, asked, measured, lines)
+    return [*paths, *chart(folder / f"{name}.png", in_words(machine), summaries)]
+
+
+def keep(folder, name, machine, asked, measured, lines):
+    """Write NAME.json, with the machine, what was asked for and what was measured, and NAME.md with the lines; returns both."""
     folder.mkdir(parents=True, exist_ok=True)
-    with new_file(folder / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps({"machine": machine, "asked": spec, "measured": measured}, indent=2) + "\n")
-    with new_file(folder / f"{name}.md") as temporary:
-        lines = [f"{in_words(machine)}; " + ", ".join(f"{key} {value}" for key, value in spec.items()), "", *table(summaries)]
-        temporary.write_text("\n".join(lines) + "\n")
-    return [folder / f"{name}.json", folder / f"{name}.md", *chart(folder / f"{name}.png", in_words(machine), summaries)]
+    texts = {
+        folder / f"{name}.json": json.dumps({"machine": machine, "asked": asked, "measured": measured}, indent=2),
+        folder / f"{name}.md": "\n".join(lines),
+    }
+    for path, text in texts.items():
+        with new_file(path) as temporary:
+            temporary.write_text(text + "\n")
+    return list(texts)
 
 
 def chart(path, machine, summaries):

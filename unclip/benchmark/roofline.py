@@ -4,7 +4,6 @@ Attainable is the time that its matrix products and convolutions would take, eac
 large one, if all else were free. The counts are PyTorch's (`FlopCounterMode`; a multiplication and an addition are two).
 """
 
-import json
 import statistics
 import time
 
@@ -13,9 +12,9 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
-from ..files import new_file
 from ..pipeline import UnCLIP
 from .machine import in_words, machine
+from .report import keep
 
 ROUNDS = 5
 SHARES = {  # the kinds of work that a profile is summed up in, and what their operations' names hold
@@ -39,12 +38,7 @@ def roofline(model_name, batch, threads, out):
     measured = measure(UnCLIP.from_pretrained(model_name), batch, threads)
     lines = [f"{in_words(described)}; batch {batch}, threads {threads}", "", *table(measured)]
     print("\n".join(lines))
-    out.mkdir(parents=True, exist_ok=True)
-    with new_file(out / "roofline.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-    with new_file(out / "roofline.json") as temporary:
-        asked = {"model": model_name, "batch": batch, "threads": threads}
-        temporary.write_text(json.dumps({"machine": described, "asked": asked, "measured": measured}, indent=2) + "\n")
+    keep(out, "roofline", described, {"model": model_name, "batch": batch, "threads": threads}, measured, lines)
 
 
 def measure(model, batch, threads):

@@ -12,6 +12,7 @@ from ..files import new_file
 from ..hub import model_folder
 from ..part import CONFIG
 from .machine import in_words, machine
+from .report import keep
 from .turns import Side
 
 BATCHES, STEPS, SIZES, PROCESSES = (1, 2, 4, 8, 16, 32, 64), (1, 2, 5, 10, 15, 25), (16, 32, 48, 64), (1, 2, 4)
@@ -32,12 +33,7 @@ def scaling(model, rounds, out):
     measured = measure(model, described["cores"], rounds)
     lines = [in_words(described), "", *table(measured)]
     print("\n".join(lines))
-    out.mkdir(parents=True, exist_ok=True)
-    with new_file(out / "scaling.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-    with new_file(out / "scaling.json") as temporary:
-        asked = {"model": model, "rounds": rounds}
-        temporary.write_text(json.dumps({"machine": described, "asked": asked, "measured": measured}, indent=2) + "\n")
+    keep(out, "scaling", described, {"model": model, "rounds": rounds}, measured, lines)
     plot(out / "scaling.png", in_words(described), measured)
 
 
