@@ -10,7 +10,7 @@ import torch
 from unclip.interop.exporting import export_diffusers
 from unclip.prior import DiffusionPrior
 
-SLACK = 24e6  # of an interpreter at work
+SLACK = 48e6  # of an interpreter at work: a quarter of the weights, and what it imports differs from machine to machine
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's /proc")

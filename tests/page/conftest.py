@@ -26,7 +26,7 @@ class Meter:
     def __init__(self, unet):
         self.runs, self.now, self.most_at_once, self.pause = 0, 0, 0, 0.0
         self.lock = threading.Lock()
-        self.hooks = [unet.register_forward_pre_hook(self.begin), unet.register_forward_hook(self.end)]
+        self.hooks = [unet.time_embed.register_forward_pre_hook(self.begin), unet.conv_out.register_forward_hook(self.end)]
 
     def begin(self, *_):
         with self.lock:

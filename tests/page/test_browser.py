@@ -56,8 +56,14 @@ def upload(panel, path):
 def set_number(panel, label, value):
     if not panel.get_by_label("Seed").first.is_visible():
         panel.get_by_role("button", name="Settings").click()
-    panel.get_by_label(f"number input for {label}").fill(str(value))
-    panel.get_by_label(f"number input for {label}").press("Tab")
+    number = panel.get_by_label(f"number input for {label}")
+    for _ in range(20):  # settings that have only just appeared may go back to what they were
+        number.fill(str(value))
+        number.press("Tab")
+        panel.page.wait_for_timeout(300)
+        if number.input_value() == str(value):
+            return
+    raise AssertionError(f"{label} stays {number.input_value()}, never {value}")
 
 
 def in_the_middle_of_a_drawing(page, meter):
