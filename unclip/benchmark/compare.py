@@ -1,7 +1,7 @@
 """What `scripts/benchmark.py` does: measure, write, print."""
 
-from ..errors import UserError
 from . import sampling, training
+from .asked import at_least_one
 from .machine import machine
 from .report import summary, table, write
 
@@ -14,8 +14,7 @@ def compare(what, rounds, threads, dtype, peer_python, out):
     """
     described = machine()
     threads = described["cores"] if threads is None else threads
-    if rounds < 1 or threads < 1:
-        raise UserError(f"{rounds} rounds, {threads} threads: at least 1 of each")
+    at_least_one(rounds=rounds, threads=threads)
     if what == "sampling":
         measured = {"sampling": sampling.measure(rounds, threads, dtype)}
     else:

@@ -11,8 +11,8 @@ import torch
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import UserError
 from ..pipeline import UnCLIP
+from .asked import at_least_one
 from .machine import in_words, machine
 from .report import keep
 
@@ -33,8 +33,7 @@ def roofline(model_name, batch, threads, out):
     """
     described = machine()
     threads = described["cores"] if threads is None else threads
-    if batch < 1 or threads < 1:
-        raise UserError(f"{batch} pictures, {threads} threads: at least 1 of each")
+    at_least_one(pictures=batch, threads=threads)
     measured = measure(UnCLIP.from_pretrained(model_name), batch, threads)
     lines = [f"{in_words(described)}; batch {batch}, threads {threads}", "", *table(measured)]
     print("\n".join(lines))

@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..files import new_file
 from ..hub import model_folder
 from ..part import CONFIG
+from .asked import at_least_one
 from .machine import in_words, machine
 from .report import keep
 from .turns import Side
@@ -25,8 +26,7 @@ def scaling(model, rounds, out):
     Raises:
         UserError: no such model, one whose decoder reads captions, or no rounds.
     """
-    if rounds < 1:
-        raise UserError(f"{rounds} rounds: at least 1")
+    at_least_one(rounds=rounds)
     if json.loads((model_folder(model) / "decoder" / CONFIG).read_text()).get("text_dim"):
         raise UserError(f"the decoder of {model} reads captions, which are not made up here: choose a model whose does not")
     described = machine()
