@@ -32,15 +32,16 @@ def main(argv=None):
     if args.what == "roofline":
         from unclip.benchmark.roofline import roofline
 
-        roofline(args.model, args.batch, args.threads, out)
+        paths = roofline(args.model, args.batch, args.threads, out)
     elif args.what == "scaling":
         from unclip.benchmark.scaling import scaling
 
-        scaling(args.model, args.rounds, out)
+        paths = scaling(args.model, args.rounds, out)
     else:
         from unclip.benchmark.compare import compare
 
-        compare(args.what, args.rounds, args.threads, args.dtype, args.peer_python, out)
+        paths = compare(args.what, args.rounds, args.threads, args.dtype, args.peer_python, out)
+    print(*paths, sep="\n")
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ def test_ratios_are_those_of_the_same_round():
     assert found["theirs"]["peak_bytes"] == 2_000_000_000
 
 
-def test_what_is_written(tmp_path):
+def test_what_is_written_and_printed(tmp_path, capsys):
     found, described = {"sampling": summary(MEASURED, "unclip")}, machine()
     paths = write(tmp_path, "sampling", described, {"rounds": 3}, {"sampling": MEASURED}, found)
     assert [path.name for path in paths] == ["sampling.json", "sampling.md", "sampling.png"]
     assert json.loads(paths[0].read_text()) == {"machine": described, "asked": {"rounds": 3}, "measured": {"sampling": MEASURED}}
     text = paths[1].read_text()
-    assert in_words(described) in text and "| sampling | theirs | 3.0 M | 6 (4 to 9) | 3 (1 to 3) | 2.00 GB |" in text
+    assert capsys.readouterr().out == text and text.startswith(f"{in_words(described)}; rounds 3\n\n|")
+    assert "| sampling | theirs | 3.0 M | 6 (4 to 9) | 3 (1 to 3) | 2.00 GB |" in text
     assert "| | theirs: decoder | | 3 | 2 | |" in text  # 3 s where the last side's took 1.5
     with Image.open(paths[2]) as chart:
         assert chart.format == "PNG" and chart.width > 300

@@ -41,6 +41,15 @@ def test_what_changes_changes_alone(monkeypatch, tmp_path):
     assert all(len(keys) <= 1 or keys == ["threads", "processes"] for keys in differs)
     assert list(measured["processes of one thread"]) == [1, 2]  # not more than cores
     assert len(scaling.table(measured)) == len(seen) + 4
-    scaling.plot(tmp_path / "scaling.png", "a machine", measured)
+    assert scaling.plot(tmp_path / "scaling.png", "a machine", measured) == [tmp_path / "scaling.png"]
     with Image.open(tmp_path / "scaling.png") as image:
         assert image.format == "PNG"
+
+
+def test_the_script_prints_and_names_what_it_wrote(run_script, monkeypatch, model_files, tmp_path):
+    monkeypatch.setattr(scaling, "Side", Side)
+    code, out, _ = run_script("benchmark", "scaling", "--model", model_files, "--rounds", "1", "--out", tmp_path)
+    paths = [tmp_path / f"scaling.{kind}" for kind in ("json", "md", "png")]
+    assert code == 0 and out[-3:] == [str(path) for path in paths] and all(path.is_file() for path in paths)
+    assert out[:-3] == paths[1].read_text().splitlines()
+    assert out[0].endswith(f"; model {model_files}, rounds 1")

@@ -1,13 +1,13 @@
-"""What `scripts/benchmark.py` does: measure, write, print."""
+"""Comparisons with a peer: measure, print, write."""
 
 from . import sampling, training
 from .asked import at_least_one
 from .machine import machine
-from .report import summary, table, write
+from .report import summary, write
 
 
 def compare(what, rounds, threads, dtype, peer_python, out):
-    """Measure "sampling" or "training" against its peer, print the table and write it to a folder.
+    """Measure "sampling" or "training" against its peer; print the table, and write it and its bars to a folder: the paths.
 
     Raises:
         UserError: no rounds or threads, or a peer that is not there.
@@ -20,7 +20,5 @@ def compare(what, rounds, threads, dtype, peer_python, out):
     else:
         measured = training.measure(rounds, threads, dtype, peer_python)
     summaries = {work: summary(sides, reference="unclip") for work, sides in measured.items()}
-    print("\n".join(table(summaries)))
     asked = {"rounds": rounds, "threads": threads, "dtype": dtype}
-    for path in write(out, what, described, asked, measured, summaries):
-        print(path)
+    return write(out, what, described, asked, measured, summaries)

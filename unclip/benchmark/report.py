@@ -1,11 +1,11 @@
 """What a comparison found: medians, spread and ratios, as Markdown, JSON and a bar chart."""
 
 import json
-import sys
 from statistics import median
 
 from ..files import new_file
 from .machine import in_words
+from .plots import save_figure
 
 
 def summary(measured, reference):
@@ -47,14 +47,18 @@ def table(summaries):
 
 
 def write(folder, name, machine, asked, measured, summaries):
-    """Write what was measured, see `keep`, with the table of the summaries, and its bars to NAME.png; returns the paths."""
-    lines = [f"{in_words(machine)}; " + ", ".join(f"{key} {value}" for key, value in asked.items()), "", *table(summaries)]
-    paths = keep(folder, name, machine, asked, measured, lines)
+    """Print and write what was measured, see `keep`, with the table of the summaries, and its bars to NAME.png; returns the paths."""
+    paths = keep(folder, name, machine, asked, measured, table(summaries))
     return [*paths, *chart(folder / f"{name}.png", in_words(machine), summaries)]
 
 
 def keep(folder, name, machine, asked, measured, lines):
-    """Write NAME.json, with the machine, what was asked for and what was measured, and NAME.md with the lines; returns both."""
+    """Print the lines under the machine and what was asked for, and write them to NAME.md, and all of it to NAME.json.
+
+    Returns both paths.
+    """
+    lines = [f"{in_words(machine)}; " + ", ".join(f"{key} {value}" for key, value in asked.items()), "", *lines]
+    print("\n".join(lines))
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         folder / f"{name}.json": json.dumps({"machine": machine, "asked": asked, "measured": measured}, indent=2),
@@ -67,22 +71,16 @@ def keep(folder, name, machine, asked, measured, lines):
 
 
 def chart(path, machine, summaries):
-    """Bars: how many times as long each side takes. Returns [path], or [] where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        print(f'no {path.name}: plots need pip install -e ".[bench]"', file=sys.stderr)
-        return []
+    """Bars: how many times as long each side takes; see `save_figure`."""
     bars = [(f"{work}: {name}", *side["ratio"]) for work, sides in summaries.items() for name, side in sides.items()]
     names, medians, least, most = zip(*reversed(bars))
-    canvas = Figure(figsize=(8, 0.5 * len(bars) + 1.2), layout="constrained")
-    axes = canvas.subplots()
     errors = [[m - low for m, low in zip(medians, least)], [high - m for m, high in zip(medians, most)]]
-    drawn = axes.barh(names, medians, xerr=errors, color=["#4c9f70" if "unclip" in name else "#8a8a8a" for name in names])
-    axes.bar_label(drawn, fmt="%.2f", padding=6)
-    axes.set_xlabel("times as long as unclip at the same work (less is better)")
-    axes.set_title(machine, fontsize=8)
-    axes.margins(x=0.15)
-    with new_file(path) as temporary:
-        canvas.savefig(temporary, format="png", dpi=120)
-    return [path]
+
+    def draw(figure):
+        axes = figure.subplots()
+        drawn = axes.barh(names, medians, xerr=errors, color=["#4c9f70" if "unclip" in name else "#8a8a8a" for name in names])
+        axes.bar_label(drawn, fmt="%.2f", padding=6)
+        axes.set_xlabel("times as long as unclip at the same work (less is better)")
+        axes.margins(x=0.15)
+
+    return save_figure(path, machine, (8, 0.5 * len(bars) + 1.2), draw)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..pipeline import UnCLIP
 from .asked import at_least_one
-from .machine import in_words, machine
+from .machine import machine
 from .report import keep
 
 ROUNDS = 5
@@ -26,7 +26,7 @@ SHARES = {  # the kinds of work that a profile is summed up in, and what their o
 
 
 def roofline(model_name, batch, threads, out):
-    """What `scripts/benchmark.py roofline` does: measure, print the table, and write it to a folder.
+    """What `scripts/benchmark.py roofline` does: measure, print the table, and write it to a folder; returns the paths.
 
     Raises:
         UserError: no such model, or no pictures or threads.
@@ -35,9 +35,8 @@ def roofline(model_name, batch, threads, out):
     threads = described["cores"] if threads is None else threads
     at_least_one(pictures=batch, threads=threads)
     measured = measure(UnCLIP.from_pretrained(model_name), batch, threads)
-    lines = [f"{in_words(described)}; batch {batch}, threads {threads}", "", *table(measured)]
-    print("\n".join(lines))
-    keep(out, "roofline", described, {"model": model_name, "batch": batch, "threads": threads}, measured, lines)
+    asked = {"model": model_name, "batch": batch, "threads": threads}
+    return keep(out, "roofline", described, asked, measured, table(measured))
 
 
 def measure(model, batch, threads):

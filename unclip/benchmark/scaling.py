@@ -2,17 +2,16 @@
 
 import contextlib
 import json
-import sys
 from statistics import median
 
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import new_file
 from ..hub import model_folder
 from ..part import CONFIG
 from .asked import at_least_one
 from .machine import in_words, machine
+from .plots import save_figure
 from .report import keep
 from .turns import Side
 
@@ -21,7 +20,7 @@ BATCH, FEW = 8, 5  # pictures and steps where these are not what changes
 
 
 def scaling(model, rounds, out):
-    """What `scripts/benchmark.py scaling` does: measure, print a table, and write it and its plots to a folder.
+    """What `scripts/benchmark.py scaling` does: measure, print a table, and write it and its plots to a folder; returns the paths.
 
     Raises:
         UserError: no such model, one whose decoder reads captions, or no rounds.
@@ -31,10 +30,8 @@ def scaling(model, rounds, out):
         raise UserError(f"the decoder of {model} reads captions, which are not made up here: choose a model whose does not")
     described = machine()
     measured = measure(model, described["cores"], rounds)
-    lines = [in_words(described), "", *table(measured)]
-    print("\n".join(lines))
-    keep(out, "scaling", described, {"model": model, "rounds": rounds}, measured, lines)
-    plot(out / "scaling.png", in_words(described), measured)
+    paths = keep(out, "scaling", described, {"model": model, "rounds": rounds}, measured, table(measured))
+    return [*paths, *plot(out / "scaling.png", in_words(described), measured)]
 
 
 def measure(model, cores, rounds):
@@ -86,19 +83,14 @@ def table(measured):
 
 
 def plot(path, machine, measured):
-    """Pictures a second over everything that changes, memory over the batch, and seconds over the steps."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        print(f'no {path.name}: plots need pip install -e ".[bench]"', file=sys.stderr)
-        return
+    """Pictures a second over everything that changes, memory over the batch, and seconds over the steps; see `save_figure`."""
     panels = [(what, "images_per_second", "pictures a second", 1) for what in measured if what != "steps"]
     panels += [("batch", "peak_bytes", "peak memory, GB", 1e9), ("steps", "seconds", "seconds a run", 1)]
-    canvas = Figure(figsize=(11, 6), layout="constrained")
-    for axes, (what, figure, label, unit) in zip(canvas.subplots(2, 3).flatten(), panels, strict=True):
-        values = measured[what]
-        axes.plot(list(values), [(found[figure] or 0) / unit for found in values.values()], "o-", color="#4c9f70")
-        axes.set(xlabel=what, ylabel=label, ylim=(0, None))
-    canvas.suptitle(machine, fontsize=9)
-    with new_file(path) as temporary:
-        canvas.savefig(temporary, format="png", dpi=120)
+
+    def draw(figure):
+        for axes, (what, key, label, unit) in zip(figure.subplots(2, 3).flatten(), panels, strict=True):
+            values = measured[what]
+            axes.plot(list(values), [(found[key] or 0) / unit for found in values.values()], "o-", color="#4c9f70")
+            axes.set(xlabel=what, ylabel=label, ylim=(0, None))
+
+    return save_figure(path, machine, (11, 6), draw)
