@@ -36,10 +36,14 @@ def test_what_is_written_and_printed(tmp_path, capsys):
         assert chart.format == "PNG" and chart.width > 300
 
 
-def test_the_machine_is_named():
+def test_the_machine_is_named(monkeypatch):
+    """By its processor, which is what computes, also where PyTorch has a GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
     described = machine()
-    assert described["cores"] >= 1 and described["versions"]["torch"] in in_words(described)
-    assert described["date"] in in_words(described)
+    assert described["cores"] >= 1 and f"{described['cores']} cores of {described['processor']}" in in_words(described)
+    assert "a GPU" not in in_words(described) and described["date"] in in_words(described)
+    assert described["versions"]["torch"] in in_words(described)
 
 
 @pytest.mark.parametrize("peak, said", [(None, "|  |"), (5e6, "| 0.01 GB |")])

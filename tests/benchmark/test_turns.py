@@ -69,8 +69,10 @@ def test_a_side_sees_none_of_the_benchmarks_own_modules(side, tmp_path):
     begun.close()
 
 
-def test_the_environment_sets_the_threads(side, tmp_path):
-    body = "import os\ndef build(threads, log):\n    return (lambda: None), int(os.environ['OMP_NUM_THREADS'])\n"
+def test_the_environment_sets_the_threads_and_hides_gpus(side, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    body = ("import os\ndef build(threads, log):\n    assert os.environ['CUDA_VISIBLE_DEVICES'] == ''\n"
+            "    return (lambda: None), int(os.environ['OMP_NUM_THREADS'])\n")  # fmt: skip
     begun = side("threads.py", body)()
     assert begun.parameters == 1
     assert json.loads(json.dumps(begun()))["parts"] == {}

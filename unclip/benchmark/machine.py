@@ -12,13 +12,12 @@ PACKAGES = ("torch", "diffusers", "open-clip-torch")
 
 
 def machine():
-    """{"processor", "cores", "instructions", "memory_gib", "gpu", "system", "versions", "date"}; what cannot be told is None."""
+    """{"processor", "cores", "instructions", "memory_gib", "system", "versions", "date"}; what cannot be told is None."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "memory_gib": memory_gib(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}},
         "date": date.today().isoformat(),
@@ -26,9 +25,9 @@ def machine():
 
 
 def in_words(described):
-    """A machine in a line, for tables and charts."""
-    place = described["gpu"] or f"{described['cores']} cores of {described['processor']} ({described['instructions']})"
-    return f"{place}, PyTorch {described['versions']['torch']}, {described['date']}"
+    """A machine in a line, for tables and charts: the processor, which is what is measured, also where there is a GPU."""
+    processor = f"{described['cores']} cores of {described['processor']} ({described['instructions']})"
+    return f"{processor}, PyTorch {described['versions']['torch']}, {described['date']}"
 
 
 def processor():
