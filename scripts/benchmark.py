@@ -6,6 +6,7 @@
     python scripts/benchmark.py training --peer-python peer/bin/python      # against dalle2-pytorch
     python scripts/benchmark.py roofline                                    # against what the machine can do
     python scripts/benchmark.py scaling                                     # over batch, threads, size, processes, steps
+    python scripts/benchmark.py memory                                      # what gradient checkpointing saves and costs
 
 Writes OUT/WHAT.json (the machine and what was measured), .md (a table) and .png (but of roofline). Nothing else should run
 meanwhile.
@@ -18,11 +19,11 @@ from unclip import cli
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sampling", "training", "roofline", "scaling"])
+    parser.add_argument("what", choices=["sampling", "training", "roofline", "scaling", "memory"])
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default 5)")
     parser.add_argument("--threads", type=int, help="of each side (default: as many as there are cores)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--model", default="pocket", help="of roofline and scaling: pocket (default), a model folder, or a hub id")
+    parser.add_argument("--model", default="pocket", help="of roofline, scaling, memory: pocket (default), folder or hub id")
     parser.add_argument("--batch", type=int, default=8, help="of roofline: pictures a forward (default 8)")
     parser.add_argument("--peer-python", metavar="PATH", help="the Python of an environment with dalle2-pytorch")
     parser.add_argument("--out", default="outputs/benchmark", help="the folder to write to (default: outputs/benchmark)")
@@ -37,6 +38,10 @@ def main(argv=None):
         from unclip.benchmark.scaling import scaling
 
         paths = scaling(args.model, args.rounds, out)
+    elif args.what == "memory":
+        from unclip.benchmark.memory import memory
+
+        paths = memory(args.model, args.rounds, args.threads, out)
     else:
         from unclip.benchmark.compare import compare
 

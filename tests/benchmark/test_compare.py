@@ -15,7 +15,7 @@ PEER = ["--peer-python", "peer/bin/python"]
     ("sampling", sampling, SIDES, (2, 3, "bfloat16"), "sampling"),
     ("training", training, {"prior": SIDES}, (2, 3, "bfloat16", "peer/bin/python"), "prior"),
 ])  # fmt: skip
-def test_the_script_measures_prints_and_names_what_it_wrote(run_script, monkeypatch, tmp_path, what, module, found, passed, work):
+def test_the_script_prints_and_names_what_it_wrote(run_script, monkeypatch, tmp_path, what, module, found, passed, work):
     asked = []
     monkeypatch.setattr(module, "measure", lambda *args: asked.append(args) or found)
     argv = ["--rounds", "2", "--threads", "3", "--dtype", "bfloat16", *PEER, "--out", tmp_path]

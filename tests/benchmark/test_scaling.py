@@ -35,8 +35,8 @@ def test_what_changes_changes_alone(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(scaling, "at_once", lambda spec, processes, rounds: seen.append((spec, processes)) or {
         "images_per_second": 1.0, "seconds": 2.0, "peak_bytes": None})  # fmt: skip
-    measured = scaling.measure("pocket", cores=2, rounds=1)
-    same = {"model": "pocket", "batch": 8, "steps": 5, "size": None, "threads": 2}
+    measured = scaling.measure("a/decoder", cores=2, rounds=1)
+    same = {"folder": "a/decoder", "batch": 8, "steps": 5, "size": None, "threads": 2}
     differs = [[key for key in same if spec[key] != same[key]] + ["processes"] * (processes > 1) for spec, processes in seen]
     assert all(len(keys) <= 1 or keys == ["threads", "processes"] for keys in differs)
     assert list(measured["processes of one thread"]) == [1, 2]  # not more than cores

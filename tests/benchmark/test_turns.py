@@ -7,6 +7,7 @@ import pytest
 
 from unclip.benchmark import turns
 from unclip.benchmark.turns import Side, in_turn
+from unclip.benchmark.worker import STATUS
 from unclip.errors import UserError
 
 
@@ -57,6 +58,26 @@ def test_a_side_that_cannot_begin_or_breaks_off_ends_in_its_last_line(side):
         breaking()
     with pytest.raises(UserError, match="no/such/python: No such file or directory: name the Python"):
         side("a.py", NOTING.format(name="a", seconds=0, parameters=0))("no/such/python")
+
+
+def test_a_side_that_was_killed_ends_in_one_line(side):
+    """As where memory is short, also between its runs."""
+    begun = side("idle.py", "def build(**spec):\n    return (lambda: None), 0\n")()
+    begun()
+    begun.process.kill()
+    begun.process.wait()
+    with pytest.raises(UserError, match="^idle.py ended: code -9, without a word$"):
+        begun()
+    begun.close()
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="reads Linux's /proc")
+def test_a_peak_stays_when_what_made_it_is_gone(side):
+    begun = side("growing.py", "def build(**spec):\n    sizes = iter((1, 80_000_000, 1))\n"
+                               "    return (lambda: (bytearray(b'1') * next(sizes)) and None), 0\n")()  # fmt: skip
+    before, large, after = (begun()["peak_bytes"] for _ in range(3))
+    begun.close()
+    assert large > before + 0.9 * 80e6 and after > 0.99 * large  # the kernel counts a little late
 
 
 def test_a_side_sees_none_of_the_benchmarks_own_modules(side, tmp_path):

@@ -47,7 +47,7 @@ def table(summaries):
 
 
 def write(folder, name, machine, asked, measured, summaries):
-    """Print and write what was measured, see `keep`, with the table of the summaries, and its bars to NAME.png; returns the paths."""
+    """Print and write what was measured, see `keep`, as the table of the summaries, and its bars; returns the paths."""
     paths = keep(folder, name, machine, asked, measured, table(summaries))
     return [*paths, *chart(folder / f"{name}.png", in_words(machine), summaries)]
 

@@ -1,15 +1,12 @@
 """What drawing with a model's decoder costs: over batch, threads, size of the pictures, number of processes, and steps."""
 
 import contextlib
-import json
 from statistics import median
 
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..hub import model_folder
-from ..part import CONFIG
 from .asked import at_least_one
+from .decoders import decoder_folder
 from .machine import in_words, machine
 from .plots import save_figure
 from .report import keep
@@ -20,23 +17,21 @@ BATCH, FEW = 8, 5  # pictures and steps where these are not what changes
 
 
 def scaling(model, rounds, out):
-    """What `scripts/benchmark.py scaling` does: measure, print a table, and write it and its plots to a folder; returns the paths.
+    """What `scripts/benchmark.py scaling` does: measure, print a table, write it and its plots to a folder; returns the paths.
 
     Raises:
-        UserError: no such model, one whose decoder reads captions, or no rounds.
+        UserError: no such model, see `decoder_folder`, or no rounds.
     """
     at_least_one(rounds=rounds)
-    if json.loads((model_folder(model) / "decoder" / CONFIG).read_text()).get("text_dim"):
-        raise UserError(f"the decoder of {model} reads captions, which are not made up here: choose a model whose does not")
     described = machine()
-    measured = measure(model, described["cores"], rounds)
+    measured = measure(decoder_folder(model), described["cores"], rounds)
     paths = keep(out, "scaling", described, {"model": model, "rounds": rounds}, measured, table(measured))
     return [*paths, *plot(out / "scaling.png", in_words(described), measured)]
 
 
-def measure(model, cores, rounds):
+def measure(folder, cores, rounds):
     """{what changes: {its value: {"images_per_second", "seconds", "peak_bytes"}}}; seconds: of a run, the median."""
-    same = {"model": model, "batch": BATCH, "steps": FEW, "size": None, "threads": cores}
+    same = {"folder": folder, "batch": BATCH, "steps": FEW, "size": None, "threads": cores}
     changes = {
         "batch": [({**same, "batch": batch}, batch, 1) for batch in BATCHES],
         "threads": [({**same, "threads": threads}, threads, 1) for threads in range(1, cores + 1)],
@@ -83,7 +78,7 @@ def table(measured):
 
 
 def plot(path, machine, measured):
-    """Pictures a second over everything that changes, memory over the batch, and seconds over the steps; see `save_figure`."""
+    """Pictures a second over everything that changes, memory over the batch, and seconds over the steps: `save_figure`."""
     panels = [(what, "images_per_second", "pictures a second", 1) for what in measured if what != "steps"]
     panels += [("batch", "peak_bytes", "peak memory, GB", 1e9), ("steps", "seconds", "seconds a run", 1)]
 

@@ -48,8 +48,9 @@ class Side:
 
     def ask(self):
         """Let it begin; `answer` waits for it."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as `answer` will say
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
 
     def answer(self):
         """What it says next."""
@@ -57,11 +58,13 @@ class Side:
         if not line:
             self.process.wait()
             self.words.seek(0)
-            raise UserError(f"{self.name} ended: {(self.words.read().strip().splitlines() or ['without a word'])[-1]}")
+            words = self.words.read().strip().splitlines()
+            raise UserError(f"{self.name} ended: {words[-1] if words else f'code {self.process.returncode}, without a word'}")
         return json.loads(line)
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 

@@ -3,8 +3,8 @@
     python worker.py SIDE.py '{"threads": 2, ...}'
 
 SIDE.py has `build(**spec)`, which gives a function of no arguments that does the work once and gives {part: seconds} or
-None, and the number of parameters that it runs. For every line on standard input the work is done once, and a line of JSON comes back. Needs nothing but what SIDE.py
-needs, so that it runs in a peer's own environment.
+None, and the number of parameters that it runs. For every line on standard input the work is done once, and a line of JSON
+comes back. Needs nothing but what SIDE.py needs, so that it runs in a peer's own environment.
 """
 
 import importlib.util
@@ -13,6 +13,9 @@ import os
 import sys
 import time
 from pathlib import Path
+
+
+STATUS = Path("/proc/self/status")  # of Linux
 
 
 def load(path):
@@ -26,10 +29,10 @@ def load(path):
 def peak_bytes():
     """The most memory that this process has held, or None where the system does not say."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = STATUS.read_text()
     except OSError:
         return None
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
 
 
 def main():

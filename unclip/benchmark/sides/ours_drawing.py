@@ -1,16 +1,15 @@
-"""A model's decoder drawing made-up embeddings, for the measurement of how it scales."""
+"""A decoder drawing made-up embeddings, for the measurement of how it scales."""
 
 import torch
 
 from unclip.decoder import Decoder
 from unclip.diffusion import SeededNoise
-from unclip.hub import model_folder
 
 
-def build(model, batch, steps, size, threads):
-    """size: side of the pictures; None: the decoder's own."""
+def build(folder, batch, steps, size, threads):
+    """folder: of the decoder; size: side of the pictures; None: the decoder's own."""
     torch.set_num_threads(threads)
-    decoder = Decoder.from_pretrained(model_folder(model) / "decoder").to(memory_format=torch.channels_last)
+    decoder = Decoder.from_pretrained(folder).to(memory_format=torch.channels_last)
     decoder.image_size = size or decoder.image_size
     embeds = torch.randn(batch, len(decoder.null_image))
 
