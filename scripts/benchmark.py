@@ -7,9 +7,10 @@
     python scripts/benchmark.py roofline                                    # against what the machine can do
     python scripts/benchmark.py scaling                                     # over batch, threads, size, processes, steps
     python scripts/benchmark.py memory                                      # what gradient checkpointing saves and costs
+    python scripts/benchmark.py startup                                     # pictures from the shell, beside the imports alone
 
-Writes OUT/WHAT.json (the machine and what was measured), .md (a table) and .png (but of roofline). Nothing else should run
-meanwhile.
+Writes OUT/WHAT.json (the machine and what was measured), .md (a table) and .png (but of roofline and startup). Nothing
+else should run meanwhile.
 """
 
 import argparse
@@ -19,9 +20,9 @@ from unclip import cli
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sampling", "training", "roofline", "scaling", "memory"])
+    parser.add_argument("what", choices=["sampling", "training", "roofline", "scaling", "memory", "startup"])
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default 5)")
-    parser.add_argument("--threads", type=int, help="of each side (default: as many as there are cores)")
+    parser.add_argument("--threads", type=int, help="of a process (default: all cores); not of scaling and startup")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--model", default="pocket", help="of roofline, scaling, memory: pocket (default), folder or hub id")
     parser.add_argument("--batch", type=int, default=8, help="of roofline: pictures a forward (default 8)")
@@ -42,6 +43,10 @@ def main(argv=None):
         from unclip.benchmark.memory import memory
 
         paths = memory(args.model, args.rounds, args.threads, out)
+    elif args.what == "startup":
+        from unclip.benchmark.startup import startup
+
+        paths = startup(args.rounds, out)
     else:
         from unclip.benchmark.compare import compare
 
