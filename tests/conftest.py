@@ -13,9 +13,10 @@ import torch
 from networks.randomness import randomise
 
 from unclip import cli
-from unclip.clip import build_clip, import_open_clip, save_clip
 from unclip.decoder import Decoder
 from unclip.diffusion import SeededNoise
+from unclip.openclip.building import build_clip, save_clip
+from unclip.openclip.library import import_open_clip
 from unclip.pipeline import UnCLIP
 from unclip.prior import DiffusionPrior
 from unclip.upsampler import Upsampler

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from unclip.augmentation import crops, gaussian_blur, larger, noised, smaller
-from unclip.clip import import_open_clip
 from unclip.diffusion import Schedule, process
+from unclip.openclip.library import import_open_clip
 
 
 @pytest.fixture

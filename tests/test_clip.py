@@ -2,32 +2,19 @@
 
 import copy
 import json
-import logging
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from unclip.clip import (
-    FrozenCLIP,
-    build_clip,
-    clip_tokenizer,
-    import_open_clip,
-    model_name,
-    refusals,
-    save_clip,
-    token_mask,
-)
+from unclip.clip import FrozenCLIP
 from unclip.data.images import decode, to_float, to_uint8
 from unclip.errors import UserError
-from unclip.operators import declare_operators
+from unclip.openclip.building import build_clip, save_clip
+from unclip.openclip.library import import_open_clip
 
 open_clip = import_open_clip()
-REPO = Path(__file__).resolve().parents[1]
 CAPTIONS = ["a photo of a dog", "an ox", "", "wow!!! a very small red bus & a tree"]
 STATS = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
@@ -287,21 +274,6 @@ def test_equals_transformers_clip_with_the_same_weights(simple):
     torch.testing.assert_close(out.states, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
 
 
-def test_masks_of_other_tokenizers():
-    class Inner:
-        eos_token_id, pad_token_id = 2, 0
-
-    class Wrapper:
-        tokenizer = Inner()
-
-    # an end token and padding; an end token that was stripped; a class token after the padding; no padding left
-    tokens = torch.tensor([[5, 6, 2, 0, 0], [5, 6, 0, 0, 0], [5, 2, 0, 0, 9], [5, 6, 7, 8, 2]])
-    assert token_mask(tokens, Wrapper()).sum(dim=1).tolist() == [3, 2, 2, 5]
-    # "!" is token 0 to CLIP's tokenizer, which fills up with 0
-    tokens = torch.tensor([[49406, 0, 0, 49407, 0, 0]])
-    assert token_mask(tokens, clip_tokenizer(6)).tolist() == [[True] * 4 + [False] * 2]
-
-
 def test_squash_is_honoured(simple, tmp_path):
     """SigLIP squashes pictures that are not square; other models crop them."""
     wide = Image.effect_noise((96, 32), 80).convert("RGB")
@@ -387,15 +359,6 @@ def test_a_folder_with_a_pickle_and_some_other_safetensors_is_unfinished(pickles
         FrozenCLIP(pickles)
 
 
-def test_openais_weights_are_looked_for_as_safetensors():
-    """Their old address gives pickles; OpenCLIP must find them on the hub."""
-    names = open_clip.list_pretrained_models_by_tag("openai")
-    assert "ViT-L-14" in names
-    for name in names:
-        assert open_clip.get_pretrained_cfg(name, "openai")["hf_hub"].endswith("/")
-    assert model_name("ViT-L-14", "openai") == "ViT-L-14"
-
-
 @pytest.mark.parametrize(
     "name, pretrained, says",
     [
@@ -448,46 +411,3 @@ def test_a_hub_model_without_weights_is_refused(monkeypatch):
     monkeypatch.setattr(factory, "download_pretrained_from_hf", offline)
     with pytest.raises(UserError, match="cannot load CLIP hf-hub:someone/some-clip .Required pretrained weights"):
         FrozenCLIP("hf-hub:someone/some-clip")
-
-
-def test_loading_leaves_logging_as_it_was(simple, caplog):
-    before = logging.root.handlers[:], logging.root.manager.disable
-    FrozenCLIP(simple)
-    with refusals("nothing"):
-        logging.warning("kept from the screen")
-    assert (logging.root.handlers, logging.root.manager.disable) == before
-    logging.warning("shown")
-    assert caplog.messages == ["shown"]
-
-
-def test_build_clip_refuses_in_one_line():
-    with pytest.raises(UserError, match="the CLIP config.*heads_"):
-        build_clip({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": {**TEXT, "heads_": 3}})
-
-
-def test_open_clip_imports_twice_and_unaided_where_torchvision_loads():
-    import torchvision
-
-    assert import_open_clip() is import_open_clip() is open_clip
-    assert (declare_operators() is not None) == (not torchvision.extension._has_ops())
-
-
-def test_open_clip_imports_where_torchvisions_operators_do_not_load(tmp_path):
-    """As with the CPU build of torch beside PyPI's torchvision, whose import ends at the missing schema of nms."""
-    (tmp_path / "torchvision.py").write_text(
-        "import torch\n"
-        "for name in ('nms', 'qnms'):\n"
-        "    torch.library.register_fake(f'torchvision::{name}')(lambda dets, scores, iou_threshold: None)\n"
-    )
-    (tmp_path / "open_clip.py").write_text("import torchvision\n")
-    code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPO)!r}]\n"
-        "try:\n    import torchvision\nexcept RuntimeError as error:\n    print(error)\n"
-        "from unclip.clip import import_open_clip\n"
-        "print(import_open_clip().__file__, import_open_clip().torchvision.__name__)\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert out.stdout.splitlines() == [
-        "operator torchvision::nms does not exist",
-        f"{tmp_path / 'open_clip.py'} torchvision",
-    ], out.stderr

@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
-from unclip.clip import FrozenCLIP, import_open_clip
+from unclip.clip import FrozenCLIP
 from unclip.contrastive import PIXEL_STATS, ContrastiveCLIP, contrastive_loss, cutmix
+from unclip.openclip.library import import_open_clip
 
 CONFIG = {
     "embed_dim": 16,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from unclip import hub
-from unclip.clip import build_clip, save_clip
 from unclip.errors import UserError, first_line
 from unclip.model_index import read_index
+from unclip.openclip.building import build_clip, save_clip
 
 CONFIG = {
     "embed_dim": 16,

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import unclip
-from unclip.clip import build_clip, save_clip
 from unclip.diffusion import SeededNoise
 from unclip.errors import UserError
+from unclip.openclip.building import build_clip, save_clip
 from unclip.pipeline import Settings, UnCLIP
 from unclip.seeds import MAX_SEED
 

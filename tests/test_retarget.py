@@ -5,9 +5,9 @@ from data.pictures import captioned_tar, png, write_tar
 from conftest import CLIP_CONFIG, CONVOLUTIONS, D, SIDE
 from networks.randomness import randomise
 
-from unclip.clip import build_clip, save_clip
 from unclip.decoder import Decoder
 from unclip.errors import UserError
+from unclip.openclip.building import build_clip, save_clip
 from unclip.retarget import explained, linear_map, paired, retargeted
 from unclip.upsampler import Upsampler
 

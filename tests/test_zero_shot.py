@@ -13,13 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from unclip.clip import FrozenCLIP, TextEncoding, build_clip, import_open_clip, save_clip
+from unclip.clip import FrozenCLIP, TextEncoding
 from unclip.data.shards import write_shards
 from unclip.errors import UserError
 from unclip.evaluation.confusion import confusion_image
 from unclip.evaluation import zero_shot
 from unclip.evaluation.outputs import output_file
 from unclip.evaluation.zero_shot import class_names, labelled_batches, read_image, templates_of
+from unclip.openclip.building import build_clip, save_clip
+from unclip.openclip.library import import_open_clip
 from unclip.zero_shot import TEMPLATES as DEFAULT_TEMPLATES
 from unclip.zero_shot import Scores, ZeroShotClassifier, fill
 

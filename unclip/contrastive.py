@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .clip import build_clip, clip_tokenizer, resize, save_clip, square_side
+from .clip import resize, square_side
 from .data.images import to_float
 from .data.truth import truth_of
+from .openclip.building import build_clip, save_clip
+from .openclip.tokenizer import clip_tokenizer
 
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
 PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

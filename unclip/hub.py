@@ -67,7 +67,8 @@ def any_clip(name, pretrained=None, device="cpu"):
     Raises:
         UserError: there is none.
     """
-    from .clip import FrozenCLIP, import_open_clip
+    from .clip import FrozenCLIP
+    from .openclip.library import import_open_clip
 
     known = str(name).startswith(("hf-hub:", "local-dir:"))
     if pretrained or known or str(name).replace("/", "-") in import_open_clip().list_models():

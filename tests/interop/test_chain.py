@@ -7,9 +7,11 @@ import pytest
 import torch
 from networks.randomness import randomise
 
-from unclip.clip import FrozenCLIP, build_clip, import_open_clip, save_clip
+from unclip.clip import FrozenCLIP
 from unclip.diffusion import Denoiser, Schedule, SeededNoise, ddpm, thresholded
 from unclip.interop.importing import import_karlo
+from unclip.openclip.building import build_clip, save_clip
+from unclip.openclip.library import import_open_clip
 from unclip.pipeline import UnCLIP
 
 from .conftest import DIM, LENGTH

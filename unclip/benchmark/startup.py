@@ -15,7 +15,7 @@ from .report import keep, spread
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "generate.py"
 FLOOR = "import torch, open_clip"
-IMPORTS = "import torch; from unclip.clip import import_open_clip; import_open_clip()"  # also beside PyTorch's CPU build
+IMPORTS = "import torch; from unclip.openclip.library import import_open_clip; import_open_clip()"  # also beside PyTorch's CPU build
 PROMPT = "a photo of a dog"
 
 

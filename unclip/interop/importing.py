@@ -80,7 +80,7 @@ def write_part(part, folder, dtype):
 
 def named_clip(clip, pretrained):
     """(name, tag) of a CLIP that the user names; None for none. Raises UserError where there is no such CLIP."""
-    from ..clip import model_name
+    from ..openclip.names import model_name
 
     if clip is None:
         if pretrained is not None:

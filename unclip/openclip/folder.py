@@ -1,0 +1,66 @@
+"""A CLIP on disk, as OpenCLIP lays it out; its text tower, where that is plain, is read without OpenCLIP."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+
+from ..bare import bare
+from ..networks.text_tower import TextTower
+from ..part import placed
+
+FOLDER_CONFIG = "open_clip_config.json"
+FOLDER_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
+TEXT_SETTINGS = {"context_length", "vocab_size", "width", "heads", "layers"}  # all of a plain text tower
+TEXT_NAMES = {  # parts of the names of its weights, in OpenCLIP's CLIP and in `TextTower`
+    "transformer.resblocks.": "blocks.",
+    "positional_embedding": "positions",
+    "text_projection": "projection",
+    "ln_final": "norm_out",
+    "ln_1": "norm_1",
+    "ln_2": "norm_2",
+    "attn.in_proj_": "qkv.",
+    "attn.out_proj": "proj_out",
+    "mlp.c_fc": "mlp_in",
+    "mlp.c_proj": "mlp_out",
+}
+
+
+class PlainFolder(NamedTuple):
+    """A CLIP folder whose text tower is plain. model, preprocess: the parts of its config; file: the weights."""
+
+    model: dict
+    preprocess: dict
+    file: Path
+
+    def weights(self):
+        """All weights by name, as they are in the file."""
+        with safe_open(self.file, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}
+
+    def text_tower(self, device):
+        """A `TextTower` in float32 with the folder's weights, which are read alone."""
+        with bare():
+            tower = TextTower(embed_dim=self.model["embed_dim"], **self.model["text_cfg"])
+        state = {}
+        for key, weight in self.weights().items():
+            if not key.startswith(("visual.", "logit_scale")):
+                for theirs, ours in TEXT_NAMES.items():
+                    key = key.replace(theirs, ours)
+                state[key] = placed(weight, device, torch.float32)
+        tower.load_state_dict(state, assign=True)
+        return tower.eval().requires_grad_(False)
+
+
+def plain_folder(name):
+    """The `PlainFolder` that a name as `model_name` gives it means; None for any other CLIP."""
+    folder = Path(name.removeprefix("local-dir:"))
+    if not name.startswith("local-dir:") or not (folder / FOLDER_WEIGHTS[0]).is_file():  # what OpenCLIP reads first
+        return None
+    config = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
+    model = config["model_cfg"]
+    if set(model) != {"embed_dim", "vision_cfg", "text_cfg"} or set(model["text_cfg"]) != TEXT_SETTINGS:
+        return None
+    return PlainFolder(model, config.get("preprocess_cfg", {}), folder / FOLDER_WEIGHTS[0])
