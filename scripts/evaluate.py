@@ -1,8 +1,8 @@
 """How good is a model? Its pictures against real ones, and against their prompts, in figures and plots.
 
-    python scripts/evaluate.py --model pocket --data runs/data/everyday --num-images 2000
+    python scripts/evaluate.py --model pocket --data runs/data/tiny-imagenet --num-images 2000
     python scripts/evaluate.py --concepts data/pocket/concepts.txt --num-images 200     # without real pictures
-    python scripts/evaluate.py --data runs/data/everyday --sweep guidance_scale=1,2,3,4
+    python scripts/evaluate.py --data runs/data/tiny-imagenet --sweep guidance_scale=1,2,3,4
     python scripts/evaluate.py --concepts my/cars.txt --say red --say black            # do words do what they say?
     python scripts/evaluate.py --images my/pictures --data my/photographs               # drawn by whatever
 

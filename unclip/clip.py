@@ -98,6 +98,11 @@ class FrozenCLIP(nn.Module):
             self._held["model"] = self._load().to(self.device, self.dtype)
         return self._held["model"]
 
+    def whole(self):
+        """Itself, with the image tower loaded now and not when it is first asked for."""
+        self.model
+        return self
+
     @property
     def image_size(self):
         return square_side(self.model.visual.image_size)

@@ -121,6 +121,20 @@ def test_concepts_without_real_pictures(evaluate, tmp_path):
     assert report["pictures"]["top5"]["value"] == 1  # of two
 
 
+def test_the_model_may_be_replaced_while_it_draws(evaluate, model_copy, monkeypatch, tmp_path):
+    """Whoever ships another during an hour of drawing loses nothing: what judges was read before."""
+    (tmp_path / "c.txt").write_text("dog\nred car\n")
+    draw = Brief.draw
+
+    def moved_away(*args, **options):
+        model_copy.rename(tmp_path / "elsewhere")
+        return draw(*args, **options)
+
+    monkeypatch.setattr(Brief, "draw", moved_away)
+    assert evaluate("--concepts", tmp_path / "c.txt", "--num-images", "6", model=model_copy)[0] == 0
+    assert set(report_of(tmp_path)["pictures"]) == PROMPT
+
+
 def test_captions_of_its_own_data(evaluate, tmp_path):
     captioned_tar(tmp_path / "mine" / "test" / "0.tar", range(30))
     assert evaluate("--data", tmp_path / "mine", "--num-images", "10")[0] == 0

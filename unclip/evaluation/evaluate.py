@@ -150,7 +150,7 @@ class Bench:
             features = features_by(request.features, request.features_pretrained, device)
         else:
             features = ClipFeatures(clip, self.judge_name)
-        self.judge = Judge(clip, features, classifier_of(clip, self.spoken))
+        self.judge = Judge(clip.whole(), features, classifier_of(clip, self.spoken))  # what it lacks shows before the drawing
         if self.asks_prior and self.real.image_embed is None:
             self.real.embed(self.model.clip)
 
