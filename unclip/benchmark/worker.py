@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-
 STATUS = Path("/proc/self/status")  # of Linux
 
 
