@@ -52,8 +52,8 @@ def test_what_the_curves_show(monkeypatch, tmp_path):
     """Peaks in GB over the batch, a curve each."""
     summaries = {n: {"plain": {"peak_bytes": n * 1e9}, "checkpointed": {"peak_bytes": n * 5e8}} for n in (2, 4)}
     drawn, save = [], memory.save_figure
-    monkeypatch.setattr(memory, "save_figure", lambda path, machine, size, draw: save(
-        path, machine, size, lambda figure: (draw(figure), drawn.extend(figure.axes[0].lines))))  # fmt: skip
+    monkeypatch.setattr(memory, "save_figure", lambda path, size, draw, *rest: save(
+        path, size, lambda figure: (draw(figure), drawn.extend(figure.axes[0].lines)), *rest))  # fmt: skip
     assert memory.plot(tmp_path / "memory.png", "a machine", summaries) == [tmp_path / "memory.png"]
     assert {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in drawn} == {
         "plain": ([2, 4], [2, 4]), "checkpointed": ([2, 4], [1, 2])}  # fmt: skip

@@ -1,10 +1,10 @@
 """What gradient checkpointing saves and costs: a training step of a model's decoder, by batch size."""
 
 from ..errors import UserError
+from ..plots import save_figure
 from .asked import at_least_one
 from .decoders import decoder_folder
 from .machine import in_words, machine
-from .plots import save_figure
 from .report import keep, summary, table
 from .turns import Side, in_turn
 from .worker import STATUS, peak_bytes
@@ -58,4 +58,4 @@ def plot(path, machine, summaries):
         axes.set(xlabel="pictures a step", ylabel="peak memory, GB", ylim=(0, None))
         axes.legend()
 
-    return save_figure(path, machine, (6, 4), draw)
+    return save_figure(path, (6, 4), draw, "bench", machine)

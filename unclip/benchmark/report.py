@@ -4,8 +4,8 @@ import json
 from statistics import median
 
 from ..files import new_file
+from ..plots import save_figure
 from .machine import in_words
-from .plots import save_figure
 
 
 def summary(measured, reference):
@@ -83,4 +83,4 @@ def chart(path, machine, summaries):
         axes.set_xlabel("times as long as unclip at the same work (less is better)")
         axes.margins(x=0.15)
 
-    return save_figure(path, machine, (8, 0.5 * len(bars) + 1.2), draw)
+    return save_figure(path, (8, 0.5 * len(bars) + 1.2), draw, "bench", machine)

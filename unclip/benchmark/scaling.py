@@ -5,10 +5,10 @@ from statistics import median
 
 from tqdm import tqdm
 
+from ..plots import save_figure
 from .asked import at_least_one
 from .decoders import decoder_folder
 from .machine import in_words, machine
-from .plots import save_figure
 from .report import keep
 from .turns import Side
 
@@ -88,4 +88,4 @@ def plot(path, machine, measured):
             axes.plot(list(values), [(found[key] or 0) / unit for found in values.values()], "o-", color="#4c9f70")
             axes.set(xlabel=what, ylabel=label, ylim=(0, None))
 
-    return save_figure(path, machine, (11, 6), draw)
+    return save_figure(path, (11, 6), draw, "bench", machine)

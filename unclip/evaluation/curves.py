@@ -1,8 +1,6 @@
-"""Sweeps as pictures. matplotlib is an extra: pip install -e ".[eval]"."""
+"""Sweeps as pictures."""
 
-import sys
-
-from ..files import new_file
+from ..plots import save_figure
 from .judge import FIGURES
 from .prior import PRIOR_FIGURES
 
@@ -11,18 +9,10 @@ VERTICAL = "frechet_distance"
 
 
 def write_curve(path, sweep):
-    """Frechet distance against CLIP score at every value, and whatever else was measured; returns [path], or [] where it cannot be drawn.
+    """Frechet distance against CLIP score at every value, and whatever else was measured; see `save_figure`.
 
     sweep: {"setting", "points": [{"value", "pictures": {name: Figure}, "prior": ...}, ...]}.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib.figure import Figure as Canvas
-    except ModuleNotFoundError:
-        print(f'no {path.name}: plots need pip install -e ".[eval]"; report.md has the same figures', file=sys.stderr)
-        return []
     setting, points = sweep["setting"], sweep["points"]
     numbers = all(isinstance(point["value"], (int, float)) for point in points)
     if numbers:
@@ -35,25 +25,25 @@ def write_curve(path, sweep):
     count = len(panels) + both
     columns = min(4, count)
     rows = -(-count // columns)
-    canvas = Canvas(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
-    if both:
-        x, y = ([point["pictures"][name] for point in points] for name in (HORIZONTAL, VERTICAL))
-        axes[0].errorbar(middles(x), middles(y), xerr=whiskers(x), yerr=whiskers(y), marker="o", capsize=2, linestyle=line)
-        for point, a, b in zip(points, x, y):
-            axes[0].annotate(str(point["value"]), (a.value, b.value), textcoords="offset points", xytext=(5, 5))
-        axes[0].set(xlabel=FIGURES[HORIZONTAL][0], ylabel=FIGURES[VERTICAL][0], title=f"by {setting}")
-    for axis, (part, name) in zip(axes[both:], panels):
-        figures = [point[part][name] for point in points]
-        axis.errorbar(values, middles(figures), yerr=whiskers(figures), marker="o", capsize=2, linestyle=line)
-        title = f"prior: {PRIOR_FIGURES[name][0]}" if part == "prior" else FIGURES[name][0]
-        axis.set_xlabel(setting)
-        axis.set_title(title, fontsize=10, wrap=True)
-    for axis in axes[count:]:
-        axis.axis("off")
-    with new_file(path) as temporary:
-        canvas.savefig(temporary, format="png", dpi=110)
-    return [path]
+
+    def draw(figure):
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        if both:
+            x, y = ([point["pictures"][name] for point in points] for name in (HORIZONTAL, VERTICAL))
+            axes[0].errorbar(middles(x), middles(y), xerr=whiskers(x), yerr=whiskers(y), marker="o", capsize=2, linestyle=line)
+            for point, a, b in zip(points, x, y):
+                axes[0].annotate(str(point["value"]), (a.value, b.value), textcoords="offset points", xytext=(5, 5))
+            axes[0].set(xlabel=FIGURES[HORIZONTAL][0], ylabel=FIGURES[VERTICAL][0], title=f"by {setting}")
+        for axis, (part, name) in zip(axes[both:], panels):
+            figures = [point[part][name] for point in points]
+            axis.errorbar(values, middles(figures), yerr=whiskers(figures), marker="o", capsize=2, linestyle=line)
+            title = f"prior: {PRIOR_FIGURES[name][0]}" if part == "prior" else FIGURES[name][0]
+            axis.set_xlabel(setting)
+            axis.set_title(title, fontsize=10, wrap=True)
+        for axis in axes[count:]:
+            axis.axis("off")
+
+    return save_figure(path, (3.4 * columns, 2.8 * rows), draw, "eval")
 
 
 def middles(figures):
