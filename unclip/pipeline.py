@@ -173,6 +173,8 @@ class UnCLIP(Manipulations):
                 raise UserError(f"{steps} steps: choose 1 to {part.schedule.num_timesteps}")
         if self.decoder.step_counts:
             self.decoder.check_steps(chosen.num_inference_steps)
+            if chosen.sampler != "ddim":
+                raise UserError(f"sampler {chosen.sampler}: this decoder was distilled for ddim: leave it out")
         for strength, trained in (("upsampler_noise_level", "max_noise"), ("upsampler_blur", "max_blur")):
             most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
             if self.upsamplers and getattr(chosen, strength) > most:

@@ -69,6 +69,8 @@ def test_the_script_writes_a_model_that_draws_in_few_steps(write, run_script, ca
     assert drawn[0] == drawn[3] and len(set(drawn)) == 3
     code, _, err = run_script("generate", "a dog", "--model", out, "--out", tmp_path / "none", "--steps", 3)
     assert code == 2 and err == ["error: 3 steps: this decoder was distilled and draws in 4, 2, 1: choose one"]
+    code, _, err = run_script("generate", "a dog", "--model", out, "--out", tmp_path / "none", "--sampler", "dpm++")
+    assert code == 2 and err == ["error: sampler dpm++: this decoder was distilled for ddim: leave it out"]
     (again,) = model.vary(image, num_images=1, fidelity=0.5, stop_after="base")  # by inversion, in the steps that it has
     assert again.size == (SIDE, SIDE)
     log = json.loads((tmp_path / "run" / "log.jsonl").read_text())
