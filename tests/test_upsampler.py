@@ -9,6 +9,7 @@ from networks.randomness import randomise
 from unclip.augmentation import larger, smaller
 from unclip.diffusion import SAMPLERS, SeededNoise, draw_timesteps
 from unclip.errors import UserError
+from unclip.stage import Start
 from unclip.upsampler import Upsampler
 
 KARLO = {"prediction": "eps", "spacing": "linspace", "max_noise": 0.0, "max_blur": 0.0, "last_step": True}
@@ -43,7 +44,7 @@ def drawn(upsampler, low, *rest, **options):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("options", [{}, KARLO | {"max_noise": 0.3}, {"scale": 4}, {"max_noise": 0.0, "prediction": "x_0"}])
+@pytest.mark.parametrize("options", [{}, KARLO | {"max_noise": 0.3}, {"scale": 4}, {"max_noise": 0.0, "prediction": "x_0"}, {"residual": 0.2}])
 def test_every_form_draws_with_every_sampler(low, sampler, steps, options):
     images = drawn(make(**options), low, sampler=sampler, num_inference_steps=steps, noise_level=0.0)
     side = 8 * options.get("scale", 2)
@@ -126,6 +127,38 @@ def test_loss_is_algorithm_1_on_the_enlarged_small_picture(batch, prediction):
     meant = {"eps": eps, "x_0": x_0, "v": alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x_0}[prediction]
     torch.testing.assert_close(loss.double(), ((said - meant) ** 2).mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(time, t / 1000)
+
+
+def test_a_residual_is_what_the_enlarged_small_picture_lacks(batch):
+    """Algorithm 1 on (x_0 - enlarged) / residual: a network that says so exactly has no loss."""
+    upsampler = make(residual=0.25, max_blur=0.0, max_noise=0.0, prediction="x_0")
+    x_0 = batch["image"] / 127.5 - 1
+    upsampler.denoiser.network = lambda x_t, t, enlarged, **cond: (x_0 - enlarged) / 0.25
+    assert upsampler.loss(batch, generator())[0].max() < 1e-8
+    torch.testing.assert_close(drawn(upsampler, smaller(x_0, 2)), x_0, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_upsampler_of_residuals_that_says_nothing_enlarges(low, sampler):
+    upsampler = make(residual=0.25, max_noise=0.0, prediction="x_0")
+    upsampler.denoiser.network = lambda x_t, t, **cond: torch.zeros_like(x_t)
+    torch.testing.assert_close(drawn(upsampler, low, sampler=sampler), larger(low, 2).clamp(-1, 1), rtol=0, atol=1e-5)
+
+
+def test_an_upsampler_of_residuals_keeps_what_a_mask_keeps_and_shows_pictures(low):
+    upsampler, seen = make(residual=0.25), []
+    x_0, mask = torch.rand(3, 3, 16, 16, generator=generator()) * 2 - 1, torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    images = drawn(upsampler, low, start=Start(x_0, mask=mask), callback=lambda *step: seen.append(step))
+    torch.testing.assert_close(images[..., 8:], x_0[..., 8:], rtol=0, atol=1e-5)
+    assert (images[..., :8] - x_0[..., :8]).abs().mean() > 0.1
+    i, n, x_t, prediction = seen[-1]
+    assert (i, n) == (2, 3)
+    torch.testing.assert_close(prediction.x_0[..., 8:], x_0[..., 8:], rtol=0, atol=1e-5)
+    alpha_bar = upsampler.schedule.alpha_bar_at(int(upsampler.timesteps(3)[0]))
+    enlarged = larger(low, 2)
+    noise = (seen[0][2] - enlarged - alpha_bar.sqrt() * (x_0 - enlarged)) / 0.25
+    assert noise.std() < 1.2  # it begins with the picture, noised, in the space of residuals
 
 
 def test_training_spoils_the_small_picture_within_the_set_strengths(batch):
@@ -224,7 +257,7 @@ def test_karlos_upsampler_has_its_shape():
 
 @pytest.mark.parametrize("options, said", [
     ({"scale": 1}, "scale=1"), ({"scale": 3}, "scale=3"), ({"max_noise": 1.0}, "max_noise=1.0"), ({"max_blur": -1}, "max_blur=-1"),
-    ({"crop": 32}, "side of 32"), ({"crop": 7}, "side of 7"), ({"image_size": 18, "scale": 3, "crop": 9}, "side of 9"),
+    ({"residual": 0.0}, "residual=0.0"), ({"crop": 32}, "side of 32"), ({"crop": 7}, "side of 7"), ({"image_size": 18, "scale": 3, "crop": 9}, "side of 9"),
 ])  # fmt: skip
 def test_contradictions_are_refused(options, said):
     with pytest.raises(ValueError, match=said):

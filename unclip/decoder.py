@@ -158,7 +158,7 @@ class Decoder(Stage):
             ),
             (len(image_embed), 3, self.image_size, self.image_size),
             noise=noise, num_inference_steps=num_inference_steps, sampler=sampler, eta=eta, start=start, callback=callback,
-        )  # fmt: skip
+        ).clamp(-1, 1)  # fmt: skip
 
     def invert(
         self, images, image_embed, text=None, null_text=None, *, num_inference_steps=50, guidance_scale=2.0,

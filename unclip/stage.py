@@ -67,7 +67,7 @@ class Stage(Part):
     def draw(
         self, denoiser, shape, *, noise, num_inference_steps, sampler="ddim", eta=0.0, start=None, callback=None
     ):  # fmt: skip
-        """Pictures of a shape (B, 3, H, W), in [-1, 1].
+        """What the sampler draws of a shape (B, 3, H, W): what the denoiser's x_0 is.
 
         Args:
             denoiser: (x_t, t) -> Prediction.
@@ -87,9 +87,8 @@ class Stage(Part):
             if k or x_t is None:
                 eps = noise(shape).to(self.device)
                 x_t = eps if picture is None else process.q_sample(self.schedule, picture, int(timesteps[0]), eps)
-            x_0 = SAMPLERS[sampler](denoiser, x_t, timesteps, self.schedule, noise=noise, callback=callback, **options)
-            picture = x_0 = x_0.clamp(-1, 1)
-        return x_0
+            picture = SAMPLERS[sampler](denoiser, x_t, timesteps, self.schedule, noise=noise, callback=callback, **options)
+        return picture
 
     @torch.no_grad()
     def inverted(self, denoiser, images, *, num_inference_steps, strength=1.0, callback=None):

@@ -1,5 +1,6 @@
 """The upsampler: a small picture -> a larger one (Ramesh et al. 2022, section 2.1)."""
 
+from dataclasses import replace
 from typing import Literal, Optional
 
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from .augmentation import crops, gaussian_blur, larger, noised, smaller
 from .data.images import to_float
-from .diffusion import Denoiser, Schedule, draw_timesteps, thresholded, training_loss
+from .diffusion import Denoiser, Schedule, corrected, draw_timesteps, training_loss
 from .networks.embeddings import TimeEmbedding
 from .networks.unet import UNet
 from .stage import Stage
@@ -30,6 +31,9 @@ class Upsampler(Stage):
         max_blur: of the Gaussian in training, in pixels of the small picture; drawn from 0 to this.
         max_noise: likewise, the noise level: the small picture becomes sqrt(1 - level^2) x + level eps. With 0 the
             network has no input for it.
+        residual: None: the large picture is diffused. A number: what the large picture is more than the enlarged small one,
+            divided by this, its typical deviation (SRDiff, Li et al. 2021, section 3.2). A network that has learned nothing
+            then enlarges as bicubic interpolation does, and one that has learned little adds little.
         embed_dim: D of the image embedding that joins the timestep's; None: it is not shown.
         last_step: the last step of a sampling run has a network of its own, as in Karlo, whose two are trained in ways
             that are not here: such an upsampler draws, but has no loss.
@@ -50,6 +54,7 @@ class Upsampler(Stage):
         crop: Optional[int] = None,
         max_blur: float = 0.6,
         max_noise: float = 0.3,
+        residual: Optional[float] = None,
         embed_dim: Optional[int] = None,
         last_step: bool = False,
         schedule: Literal["linear", "cosine"] = "cosine",
@@ -64,8 +69,11 @@ class Upsampler(Stage):
             raise ValueError(f"scale={scale}: choose 2 or more, and a divisor of image_size={image_size}")
         if not 0 <= max_noise < 1 or max_blur < 0:
             raise ValueError(f"max_noise={max_noise} must lie in [0, 1), max_blur={max_blur} must not be negative")
+        if residual is not None and not residual > 0:
+            raise ValueError(f"residual={residual}: choose a deviation above 0, or none")
         self.image_size, self.scale, self.crop, self.spacing = image_size, scale, crop, spacing
         self.max_blur, self.max_noise = max_blur, max_noise
+        self.residual = residual
         self.weighting, self.timestep_density = weighting, timestep_density
 
         def network():
@@ -118,6 +126,7 @@ class Upsampler(Stage):
             low = gaussian_blur(smaller(x_0, self.scale), blur)                                           # (B, 3, s, s)
             low = noised(low, level, torch.randn(low.shape, generator=generator).to(low))
             cond = self.conditions(low, level, batch.get("image_embed"))
+        x_0 = self.diffused(x_0, cond["enlarged"])
         losses = training_loss(self.denoiser, x_0, t, eps, weighting=self.weighting, **cond)
         return losses, t / self.schedule.num_timesteps
 
@@ -149,11 +158,28 @@ class Upsampler(Stage):
         if noise_level:
             low = noised(low, level, noise(low))
         last_t = int(self.timesteps(num_inference_steps)[-1])
-        return self.draw(
-            self.denoising(self.conditions(low, level, image_embed), last_t),
-            (*images.shape[:2], *(self.scale * side for side in images.shape[2:])),
-            noise=noise, num_inference_steps=num_inference_steps, sampler=sampler, eta=eta, start=start, callback=callback,
+        cond = self.conditions(low, level, image_embed)
+        enlarged = cond["enlarged"]
+        if start is not None and start.picture is not None:
+            start = replace(start, picture=self.diffused(start.picture.to(self.device), enlarged))
+
+        def shown(i, n, x_t, prediction):  # in pixels, as of other stages
+            pictured = replace(prediction, x_0=self.pictured(prediction.x_0, enlarged))
+            callback(i, n, self.pictured(x_t, enlarged), pictured)
+
+        drawn = self.draw(
+            self.denoising(cond, last_t), enlarged.shape, noise=noise, num_inference_steps=num_inference_steps,
+            sampler=sampler, eta=eta, start=start, callback=callback and shown,
         )  # fmt: skip
+        return self.pictured(drawn, enlarged).clamp(-1, 1)
+
+    def diffused(self, pictures, enlarged):
+        """What is diffused of pictures (B, 3, H, W), given the enlarged small ones: see `residual`."""
+        return pictures if self.residual is None else (pictures - enlarged) / self.residual
+
+    def pictured(self, diffused, enlarged):
+        """The pictures (B, 3, H, W) of what was diffused: `diffused`, undone."""
+        return diffused if self.residual is None else enlarged + self.residual * diffused
 
     def conditions(self, low, level, image_embed=None):
         """What the network is told besides x_t and t, on its device: from spoilt small pictures and their noise levels.
@@ -169,9 +195,15 @@ class Upsampler(Stage):
         return cond
 
     def denoising(self, cond, last_t):
-        """The denoiser (x_t, t) -> Prediction for these conditions, x_0 clamped to [-1, 1]; last_t: where sampling ends."""
-        first = thresholded(lambda x_t, t: self.denoiser(x_t, t, **cond), self.schedule, static=1.0)
+        """The denoiser (x_t, t) -> Prediction for these conditions, its pictures clamped to [-1, 1]; last_t: where sampling
+        ends."""
+        enlarged = cond["enlarged"]
+
+        def within(x_0):
+            return self.diffused(self.pictured(x_0, enlarged).clamp(-1, 1), enlarged)
+
+        first = corrected(lambda x_t, t: self.denoiser(x_t, t, **cond), self.schedule, within)
         if self.unet_last is None:
             return first
-        last = thresholded(lambda x_t, t: self.denoiser(x_t, t, **cond, last=True), self.schedule, static=1.0)
+        last = corrected(lambda x_t, t: self.denoiser(x_t, t, **cond, last=True), self.schedule, within)
         return lambda x_t, t: (last if int(t[0]) == last_t else first)(x_t, t)

@@ -157,6 +157,18 @@ def test_what_diffusers_has_not_is_refused_with_the_reason(tmp_path, options, sa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("options, says", [
+    ({"max_noise": 0.3}, "told a noise level"), ({"embed_dim": DIM}, "told the image embedding"),
+    ({"residual": 0.2}, "what is added to the enlarged picture"),
+])  # fmt: skip
+def test_what_diffusers_has_not_of_an_upsampler(tmp_path, options, says):
+    unet = {"channels": 32, "multipliers": [1, 2], "num_res_blocks": 1}
+    options = {"unet": unet, "image_size": 32, "scale": 2, "prediction": "eps", "max_noise": 0.0, **options}
+    Upsampler(**options).save(tmp_path / "model" / "upsampler-1")
+    with pytest.raises(UserError, match=f"the upsampler has no form in diffusers: .*{says}"):
+        export_diffusers(tmp_path / "model", tmp_path / "out")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name, heads, layers, dim", [("Kandinsky 2.2's", 2, 3, 80), ("Karlo's alone", 4, 2, DIM)])
 def test_a_prior_alone(tmp_path, conditions, parity, name, heads, layers, dim):

@@ -1,7 +1,7 @@
 """The mathematics of diffusion: it knows no network, no text and no image format."""
 
 from unclip.diffusion.denoiser import Denoiser, Prediction
-from unclip.diffusion.guidance import composed, during, guided, keeping, thresholded
+from unclip.diffusion.guidance import composed, corrected, during, guided, keeping, thresholded
 from unclip.diffusion.losses import draw_timesteps, training_loss
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import SAMPLERS, ddim, ddim_inverse, ddpm, dpm_solver_pp, noise_calls
@@ -14,6 +14,7 @@ __all__ = [
     "Schedule",
     "SeededNoise",
     "composed",
+    "corrected",
     "ddim",
     "ddim_inverse",
     "ddpm",

@@ -107,6 +107,19 @@ def during(
     return limited
 
 
+def corrected(
+    denoiser: Callable[[Tensor, Tensor], Prediction], schedule: Schedule, correct: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Prediction]:
+    """A denoiser whose x_0-hat is what `correct` makes of it, (B, ...) -> (B, ...); eps is such that both agree at x_t."""
+
+    def corrected_denoiser(x_t: Tensor, t: Tensor) -> Prediction:
+        prediction = denoiser(x_t, t)
+        x_0 = correct(prediction.x_0)
+        return Prediction(x_0, process.eps_from_x_0(schedule, x_t.to(x_0), x_0, t), prediction.var_frac)
+
+    return corrected_denoiser
+
+
 def keeping(
     denoiser: Callable[[Tensor, Tensor], Prediction], schedule: Schedule, x_0: Tensor, mask: Tensor
 ) -> Callable[[Tensor, Tensor], Prediction]:
@@ -121,12 +134,7 @@ def keeping(
         mask: broadcasts to x_0, in 0..1: 1 where to draw, 0 where to keep, a mixture between.
     """
 
-    def keeping_denoiser(x_t: Tensor, t: Tensor) -> Prediction:
-        prediction = denoiser(x_t, t)
-        kept = torch.lerp(x_0.to(prediction.x_0), prediction.x_0, mask.to(prediction.x_0))
-        return Prediction(kept, process.eps_from_x_0(schedule, x_t.to(kept), kept, t), prediction.var_frac)
-
-    return keeping_denoiser
+    return corrected(denoiser, schedule, lambda hat: torch.lerp(x_0.to(hat), hat, mask.to(hat)))
 
 
 def _check_keys(cond: Conditioning, null: Conditioning) -> None:
@@ -169,14 +177,9 @@ def thresholded(
     if dynamic is not None and not 0 < dynamic < 1:
         raise ValueError(f"dynamic is a percentile in (0, 1), got {dynamic}")
 
-    def thresholded_denoiser(x_t: Tensor, t: Tensor) -> Prediction:
-        prediction = denoiser(x_t, t)
-        x_0 = prediction.x_0
-        x_0 = x_0.clamp(-static, static) if static is not None else dynamic_threshold(x_0, dynamic)
-        eps = process.eps_from_x_0(schedule, x_t.to(x_0.dtype), x_0, t)
-        return Prediction(x_0, eps, prediction.var_frac)
-
-    return thresholded_denoiser
+    if static is not None:
+        return corrected(denoiser, schedule, lambda x_0: x_0.clamp(-static, static))
+    return corrected(denoiser, schedule, lambda x_0: dynamic_threshold(x_0, dynamic))
 
 
 def dynamic_threshold(x_0: Tensor, percentile: float) -> Tensor:

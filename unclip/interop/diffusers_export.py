@@ -70,6 +70,7 @@ def write_upsampler(upsampler, folder):
     options = upsampler.options["unet"]
     refuse("the upsampler", {
         "it is told a noise level": upsampler.noise_embed is not None,
+        "it draws what is added to the enlarged picture": upsampler.residual is not None,
         "it is told the image embedding": upsampler.image_to_time is not None,
         **unet_reasons(upsampler.unet, options),
         **process_reasons(upsampler),
