@@ -275,7 +275,10 @@ def test_a_port_in_use_is_a_line(run_script):
 def test_the_script_serves_until_it_is_interrupted(model_files):
     pytest.importorskip("gradio")
     port = free_port()
-    server = subprocess.Popen([sys.executable, SCRIPT, "--model", model_files, "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, SCRIPT, "--model", model_files, "--port", str(port)], stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     try:
         assert server.stdout.readline().strip() == f"http://{LOCAL}:{port}/"
         with urllib.request.urlopen(f"http://{LOCAL}:{port}/") as answer:
