@@ -1,20 +1,19 @@
 """What `scripts/card.py` does: the pictures of a model's card, drawn anew, so that they show the weights that are there."""
 
-from pathlib import Path
-
 from PIL import Image
 from tqdm import tqdm
 
 from .cli import output_folder
-from .data.images import grid, image_files, read_image, square
-from .explore import embedded
+from .data.images import grid, read_image, square
+from .explore import counts_of, embedded, several
 from .generate import load_model
+from .hub import POCKET
 from .latents import principal_components
 from .outputs import enlargement, write_png
 from .prompts import read_prompts
 
 GRID_COLUMNS, STAGE_COLUMNS = 6, 8
-PHOTOS = Path(__file__).parent.parent / "data" / "photos"
+PHOTOS = POCKET.parent / "photos"
 DOG, LEMON = "a photo of a dog", "a photo of a lemon"
 FIDELITIES = (0.0, 0.5, 0.75, 1.0)
 
@@ -29,10 +28,17 @@ def card(*, prompt_file, pictures, model_name, out, device):
         UserError: bad input; nothing is written.
     """
     prompts, out = read_prompts(prompt_file), output_folder(out)
-    paths = image_files(pictures) if pictures else []
+    paths = several(pictures) if pictures else []
     cat, mask = read_image(PHOTOS / "cat.jpg"), read_image(PHOTOS / "cat-mask.png", "black")
-    few = prompts[:: max(1, len(prompts) // STAGE_COLUMNS)][:STAGE_COLUMNS]
     model = load_model(model_name, device, "float32", False)
+
+    drawn = model(prompts)
+    few = range(0, len(prompts), max(1, len(prompts) // STAGE_COLUMNS))[:STAGE_COLUMNS]
+
+    def stages():  # a row each, enlarged to the last one's size
+        rows = [model([prompts[k] for k in few], stop_after=stage) for stage in model.stages[:-1]]
+        size = drawn[0].size
+        return [image.resize(size, Image.Resampling.NEAREST) for row in rows for image in row] + [drawn[k] for k in few]
 
     def spread():
         _, by_prior, by_decoder = model.spread(DOG, num_images=8)
@@ -40,12 +46,11 @@ def card(*, prompt_file, pictures, model_name, out, device):
 
     def components():
         axes = principal_components(embedded(model, paths))
-        counts = [2**k for k in range(len(axes[1]).bit_length())]
-        return [*model.components(cat, axes, counts), square(cat, model.side(model.defaults))]
+        return [*model.components(cat, axes, counts_of(model, paths)), square(cat, model.side(model.defaults))]
 
     sheets = {
-        "grid": (lambda: model(prompts), min(GRID_COLUMNS, len(prompts))),
-        "stages": (lambda: stages(model, few), len(few)),
+        "grid": (lambda: drawn, min(GRID_COLUMNS, len(prompts))),
+        "stages": (stages, len(few)),
         "vary": (lambda: [model.vary(cat, num_images=1, fidelity=each)[0] for each in FIDELITIES], None),
         "blend": (lambda: model.blend([cat, LEMON], seed=3), None),
         "text": (lambda: model.edit(cat, "a dark photo", strength=0.3), None),
@@ -59,10 +64,3 @@ def card(*, prompt_file, pictures, model_name, out, device):
         images = draw()
         write_png(grid(images, columns or len(images), enlargement(images[0])), out / f"{name}.png", model=str(model_name))
     print("\n".join(str(out / f"{name}.png") for name in sheets))
-
-
-def stages(model, prompts):
-    """What each stage draws for prompts, a row a stage, all enlarged to the last one's size."""
-    rows = [model(prompts, stop_after=stage) for stage in model.stages]
-    size = rows[-1][0].size
-    return [image.resize(size, Image.Resampling.NEAREST) for row in rows for image in row]

@@ -25,15 +25,13 @@ def components(*, image, pictures, counts, model_name, out, seed, device, dtype,
         UserError: bad input, or fewer than two pictures in the folder; nothing is written.
     """
     seed, out = one_seed(seed), output_folder(out)
-    original, paths = read_image(image), image_files(pictures)
-    if len(paths) < 2:
-        raise UserError(f"one picture in {pictures}: principal components need two or more")
+    original, paths = read_image(image), several(pictures)
     model = load_model(model_name, device, dtype, offload)
     settings = model.used(model.settings(**settings))
-    most = min(len(paths) - 1, model.prior.embed_dim)  # the mean takes one
-    counts = counts or [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
-    if not 1 <= min(counts) <= max(counts) <= most:
-        raise UserError(f"{counts} components: choose 1 to {most}, which the {len(paths)} pictures in {pictures} have")
+    there = counts_of(model, paths)
+    counts = counts or there
+    if not 1 <= min(counts) <= max(counts) <= there[-1]:
+        raise UserError(f"{counts} components: choose 1 to {there[-1]}, which the {len(paths)} pictures in {pictures} have")
     directions = principal_components(embedded(model, paths))
     with progress_bar() as callback:
         images = model.components(original, directions, counts, seed=seed, callback=callback, **settings)
@@ -42,6 +40,20 @@ def components(*, image, pictures, counts, model_name, out, seed, device, dtype,
     write_png(sheet, path, image=str(image), counts=counts, seed=seed, model=str(model_name), settings=settings)
     print(f"from left to right: {', '.join(map(str, counts))} components, the picture itself")
     print(path)
+
+
+def several(pictures):
+    """The picture files of a folder. Raises UserError for fewer than the two that principal components need."""
+    paths = image_files(pictures)
+    if len(paths) < 2:
+        raise UserError(f"one picture in {pictures}: principal components need two or more")
+    return paths
+
+
+def counts_of(model, paths):
+    """Numbers of principal components that picture files have: 1, 2, 4, ... and all."""
+    most = min(len(paths) - 1, model.prior.embed_dim)  # the mean takes one
+    return [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
 
 
 def neighbours(*, item, pictures, count, model_name, out, seed, device, dtype, offload, settings):

@@ -67,7 +67,7 @@ class Stage(Part):
     def draw(
         self, denoiser, shape, *, noise, num_inference_steps, sampler="ddim", eta=0.0, start=None, callback=None
     ):  # fmt: skip
-        """What the sampler draws of a shape (B, 3, H, W): what the denoiser's x_0 is.
+        """What a sampler draws of a shape (B, 3, H, W), in the terms of the denoiser's x_0.
 
         Args:
             denoiser: (x_t, t) -> Prediction.

@@ -32,8 +32,8 @@ class Upsampler(Stage):
         max_noise: likewise, the noise level: the small picture becomes sqrt(1 - level^2) x + level eps. With 0 the
             network has no input for it.
         residual: None: the large picture is diffused. A number: what the large picture is more than the enlarged small one,
-            divided by this, its typical deviation (SRDiff, Li et al. 2021, section 3.2). A network that has learned nothing
-            then enlarges as bicubic interpolation does, and one that has learned little adds little.
+            divided by this, its typical deviation (SRDiff, Li et al. 2021). The network then need not learn what
+            bicubic interpolation gives.
         embed_dim: D of the image embedding that joins the timestep's; None: it is not shown.
         last_step: the last step of a sampling run has a network of its own, as in Karlo, whose two are trained in ways
             that are not here: such an upsampler draws, but has no loss.
