@@ -45,6 +45,9 @@ def test_no_blur_leaves_a_picture_as_it_is(images):
     one = gaussian_blur(images, torch.tensor([1.0, 0.0, 0.5]))
     torch.testing.assert_close(one[1], images[1])
     assert (one - images)[[0, 2]].abs().amax((1, 2, 3)).min() > 0.1
+    wider = gaussian_blur(images, torch.tensor([1.0, 0.0, 0.5]), widest=1.3)
+    torch.testing.assert_close(wider, one, rtol=0, atol=2e-2)  # three deviations hold 99.7 %
+    assert torch.equal(gaussian_blur(images, torch.tensor([1.0, 0.0, 0.5]), widest=1.0), one)
 
 
 def test_a_blur_wider_than_the_picture_is_refused(images):
@@ -68,3 +71,14 @@ def test_crops_are_squares_of_the_picture_on_the_step():
     corner = cut[:, :, 0, 0]
     assert torch.equal(cut - corner[:, :, None, None], images[:, :, :8, :8])
     assert {tuple(c) for c in corner.tolist()} == {(y, x) for y in range(0, 17, 4) for x in (0, 4, 8)}
+
+
+@pytest.mark.parametrize("side, step", [(8, 4), (7, 3), (16, 1), (5, 20)])
+def test_crops_are_those_of_a_loop_with_the_same_draws(images, side, step):
+    draws = torch.Generator().manual_seed(5)
+    rows, columns = (torch.randint((n - side) // step + 1, (3,), generator=draws) * step for n in (24, 16))
+    expected = [image[:, y : y + side, x : x + side] for image, y, x in zip(images, rows, columns)]
+    cut = crops(images, side, step, torch.Generator().manual_seed(5))
+    assert torch.equal(cut, torch.stack(expected)) and cut.is_contiguous()
+    torch.manual_seed(5)
+    assert torch.equal(crops(images, side, step), cut)

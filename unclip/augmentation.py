@@ -8,6 +8,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .diffusion import draws_on
+
 
 def smaller(images, scale):
     """Pictures shrunk by a whole factor: the mean of every scale x scale block, as data/images.py shrinks files."""
@@ -20,13 +22,17 @@ def larger(images, scale):
     return F.interpolate(images, (scale * height, scale * width), mode="bicubic", antialias=True)
 
 
-def gaussian_blur(images, sigma):
-    """Each picture blurred by a Gaussian of its own width: sigma (B,) in pixels; 0 leaves it as it is."""
-    radius = math.ceil(3 * float(sigma.max()))
+def gaussian_blur(images, sigma, widest=None):
+    """Each picture blurred by a Gaussian of its own width: sigma (B,) in pixels; 0 leaves it as it is.
+
+    widest: a number, at least the largest sigma. None: that is read off, which waits for a GPU.
+    """
+    widest = float(sigma.max()) if widest is None else widest
+    radius = math.ceil(3 * widest)
     if radius == 0:
         return images
     if radius >= min(images.shape[-2:]):
-        raise ValueError(f"a blur of {float(sigma.max()):.3g} pixels is too wide for pictures of {tuple(images.shape[-2:])}")
+        raise ValueError(f"a blur of {widest:.3g} pixels is too wide for pictures of {tuple(images.shape[-2:])}")
     batch, channels = images.shape[:2]
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma.to(images)[:, None].clamp(min=1e-3)) ** 2)                # (B, 2r + 1)
@@ -44,9 +50,11 @@ def noised(images, level, eps):
 
 
 def crops(images, side, step, generator=None):
-    """A random square of each picture, at a multiple of `step` from its corner: (B, C, side, side)."""
-    height, width = images.shape[-2:]
-    rows = torch.randint((height - side) // step + 1, (len(images),), generator=generator) * step
-    columns = torch.randint((width - side) // step + 1, (len(images),), generator=generator) * step
-    picked = zip(images, rows.tolist(), columns.tolist())
-    return torch.stack([image[:, y : y + side, x : x + side] for image, y, x in picked])
+    """A random square of each picture, at a multiple of `step` from its corner: (B, C, side, side); see `draws_on`."""
+    windows = images.unfold(2, side, step).unfold(3, side, step)                           # (B, C, rows, columns, s, s)
+    batch, place = torch.arange(len(images), device=images.device), draws_on(images.device, generator)
+
+    def drawn(count):
+        return torch.randint(count, batch.shape, generator=generator, device=place).to(images.device)
+
+    return windows[batch, :, drawn(windows.shape[2]), drawn(windows.shape[3])]

@@ -2,12 +2,14 @@
 
 import torch
 
+from .diffusion import draws_on
+
 TEXT_KEYS = ("text_embed", "text_states", "text_mask")
 
 
 def drawn(share, batch, generator, device):
-    """bool (B,), each true with probability `share`; on `device`, drawn on the generator's."""
-    return (torch.rand(batch, generator=generator) < share).to(device)
+    """bool (B,) on `device`, each true with probability `share`; see `draws_on`."""
+    return (torch.rand(batch, generator=generator, device=draws_on(device, generator)) < share).to(device)
 
 
 def drop_text(text, null_text, dropped):

@@ -171,18 +171,19 @@ class ContrastiveCLIP(nn.Module):
         All is drawn anew for each picture: batch norm, whose statistics are those of a batch in training and of all
         batches after it, must not see batches that differ in kind.
         """
-        batch, size = len(images), images.shape[-1]
+        batch, size, device = len(images), images.shape[-1], images.device
         if self.low_resolution:
             blurred = F.interpolate(F.avg_pool2d(images, 2), (size, size), mode="bilinear", align_corners=False)
-            images = torch.where(torch.rand(batch, 1, 1, 1, device=images.device) < self.low_resolution, blurred, images)
+            images = torch.where(torch.rand(batch, 1, 1, 1, device=device) < self.low_resolution, blurred, images)
         if self.crop is None:
             images = resize(images, self.train_size or self.image_size)
         else:
-            side = torch.randint(self.crop[0], self.crop[1] + 1, (batch, 1))                              # (B, 1)
-            corner = (torch.rand(batch, 2) * (size - side + 1)).floor()                                   # (B, 2) x, y
+            side = torch.randint(self.crop[0], self.crop[1] + 1, (batch, 1), device=device)               # (B, 1)
+            corner = (torch.rand(batch, 2, device=device) * (size - side + 1)).floor()                    # (B, 2) x, y
             # affine_grid's coordinates run from -1 to 1 over the picture
             scale, shift = side / size, (2 * corner + side) / size - 1
-            theta = torch.cat([scale[:, :, None] * torch.eye(2), shift[:, :, None]], dim=2).to(images)    # (B, 2, 3)
+            shrink = scale[:, :, None] * torch.eye(2, device=device)                                   # (B, 2, 2)
+            theta = torch.cat([shrink, shift[:, :, None]], dim=2).to(images)                              # (B, 2, 3)
             out = self.train_size or self.crop[1]
             grid = F.affine_grid(theta, (batch, 3, out, out), align_corners=False)
             images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)

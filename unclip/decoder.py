@@ -7,7 +7,7 @@ from torch import nn
 
 from .conditioning import check_share, drawn, drop_text, rows, text_and_null, text_of, trimmed
 from .data.images import to_float
-from .diffusion import Denoiser, Schedule, draw_timesteps, during, guided, thresholded, training_loss
+from .diffusion import Denoiser, Schedule, draw_timesteps, during, guided, noise_like, thresholded, training_loss
 from .errors import UserError
 from .networks.unet import UNet
 from .stage import Stage
@@ -122,7 +122,7 @@ class Decoder(Stage):
         x_0 = to_float(batch["image"].to(self.device))                                                 # (B, 3, S, S)
         density = self.timestep_density if self.training else "uniform"
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device, density)
-        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+        eps = noise_like(x_0, generator)
         embed = batch["image_embed"].to(x_0)
         dropped = drawn(self.image_drop, len(x_0), generator, self.device)
         cond = {"image_embed": torch.where(rows(dropped, embed), self.null_image.to(embed), embed)}

@@ -23,7 +23,7 @@ from torch import nn
 from .conditioning import text_of
 from .data.images import to_float
 from .decoder import Decoder
-from .diffusion import draw_timesteps, process
+from .diffusion import draw_timesteps, noise_like, process
 from .diffusion.distillation import distilled_x_0
 from .errors import UserError
 
@@ -97,7 +97,7 @@ class Distillation(nn.Module):
         for rows, path in zip(rows_of, paths):
             t[rows] = path[:, 0]
         t, k = t.to(student.device), k.to(student.device)
-        x_t = process.q_sample(schedule, x_0, t, torch.randn(x_0.shape, generator=generator).to(x_0))
+        x_t = process.q_sample(schedule, x_0, t, noise_like(x_0, generator))
         x_0_hat = student.denoiser(x_t, t, **student.read(embed, **text, steps=k)).x_0                  # (B, 3, S, S)
         target = torch.empty_like(x_0_hat)
         for level, (rows, path) in enumerate(zip(rows_of, paths)):

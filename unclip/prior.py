@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from .conditioning import check_share, drawn, drop_text, on, text_and_null, text_of, trimmed
 from .diffusion import (
-    SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, noise_calls, thresholded, training_loss,
+    SAMPLERS, Denoiser, Schedule, composed, draw_timesteps, guided, noise_calls, noise_like, thresholded, training_loss,
 )  # fmt: skip
 from .networks.prior_transformer import PriorTransformer
 from .part import Part
@@ -72,7 +72,7 @@ class DiffusionPrior(Part):
         """
         x_0 = (batch["image_embed"].to(self.mean) - self.mean) / self.std                                    # (B, D)
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device)
-        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+        eps = noise_like(x_0, generator)
         text, null_text = text_of(batch, self.device)
         text = drop_text(text, null_text, drawn(self.text_drop, len(x_0), generator, self.device))
         return training_loss(self.denoiser, x_0, t, eps, **self.read(text)), t / self.schedule.num_timesteps

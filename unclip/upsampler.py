@@ -8,7 +8,7 @@ from torch import nn
 
 from .augmentation import crops, gaussian_blur, larger, noised, smaller
 from .data.images import to_float
-from .diffusion import Denoiser, Schedule, corrected, draw_timesteps, training_loss
+from .diffusion import Denoiser, Schedule, corrected, draw_timesteps, draws_on, noise_like, training_loss
 from .networks.embeddings import TimeEmbedding
 from .networks.unet import UNet
 from .stage import Stage
@@ -120,11 +120,13 @@ class Upsampler(Stage):
             x_0 = crops(x_0, self.crop, self.scale, generator)
         density = self.timestep_density if self.training else "uniform"
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device, density)
-        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
-        blur, level = torch.rand(2, len(x_0), generator=generator) * torch.tensor([[self.max_blur], [self.max_noise]])
+        eps = noise_like(x_0, generator)
+        place = draws_on(self.device, generator)
+        blur, level = torch.rand(2, len(x_0), generator=generator, device=place).to(self.device)         # (B,) in [0, 1)
+        blur, level = self.max_blur * blur, self.max_noise * level
         with torch.autocast(x_0.device.type, enabled=False):  # in float32, as `sample` does it
-            low = gaussian_blur(smaller(x_0, self.scale), blur)                                           # (B, 3, s, s)
-            low = noised(low, level, torch.randn(low.shape, generator=generator).to(low))
+            low = gaussian_blur(smaller(x_0, self.scale), blur, self.max_blur)                            # (B, 3, s, s)
+            low = noised(low, level, noise_like(low, generator))
             cond = self.conditions(low, level, batch.get("image_embed"))
         x_0 = self.diffused(x_0, cond["enlarged"])
         losses = training_loss(self.denoiser, x_0, t, eps, weighting=self.weighting, **cond)

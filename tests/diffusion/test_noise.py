@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from unclip.diffusion import SAMPLERS, Denoiser, Schedule, SeededNoise, noise_calls
+from unclip.diffusion import (
+    SAMPLERS, Denoiser, Schedule, SeededNoise, draw_timesteps, draws_on, noise_calls, noise_like,
+)  # fmt: skip
 
 SEEDS = [7, 8, 9, 10, 11]
 SHAPE = (3, 4, 4)
@@ -70,3 +72,24 @@ def test_noise_like_x_is_the_same_draw_in_the_dtype_of_x(dtype):
 def test_a_batch_that_is_not_one_row_a_seed_is_an_error():
     with pytest.raises(ValueError, match="2 seeds cannot fill a batch of 3"):
         SeededNoise([1, 2])((3, 5))
+
+
+def test_without_a_generator_noise_is_drawn_where_it_is_needed():
+    """A device that holds no numbers stands for a GPU: the CPU's generator is left alone."""
+    state = torch.get_rng_state()
+    noise = noise_like(torch.empty(2, 3, device="meta", dtype=torch.float64))
+    assert noise.is_meta and noise.shape == (2, 3) and noise.dtype == torch.float64
+    assert draw_timesteps(4, 10, device="meta").is_meta
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [draws_on(device).type for device in ("cuda:1", "mps", "cpu")] == ["cuda", "cpu", "cpu"]
+    assert draws_on("cuda:1", torch.Generator()) == torch.device("cpu")
+
+
+def test_with_a_generator_noise_is_the_generators_on_every_device():
+    x, generator = torch.empty(2, 3, dtype=torch.float64), torch.Generator()
+    expected = torch.randn(2, 3, generator=generator.manual_seed(1))
+    assert torch.equal(noise_like(x, generator.manual_seed(1)), expected.double())
+    after = generator.get_state()
+    assert noise_like(x.to("meta"), generator.manual_seed(1)).is_meta and torch.equal(generator.get_state(), after)
+    torch.manual_seed(1)
+    assert torch.equal(noise_like(x), expected.double())  # the CPU's own, as ever

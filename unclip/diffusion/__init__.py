@@ -3,7 +3,7 @@
 from unclip.diffusion.denoiser import Denoiser, Prediction
 from unclip.diffusion.guidance import composed, corrected, during, guided, keeping, thresholded
 from unclip.diffusion.losses import draw_timesteps, training_loss
-from unclip.diffusion.noise import SeededNoise
+from unclip.diffusion.noise import SeededNoise, draws_on, noise_like
 from unclip.diffusion.samplers import SAMPLERS, ddim, ddim_inverse, ddpm, dpm_solver_pp, noise_calls
 from unclip.diffusion.schedule import Schedule
 
@@ -20,10 +20,12 @@ __all__ = [
     "ddpm",
     "dpm_solver_pp",
     "draw_timesteps",
+    "draws_on",
     "during",
     "guided",
     "keeping",
     "noise_calls",
+    "noise_like",
     "thresholded",
     "training_loss",
 ]

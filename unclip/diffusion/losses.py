@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unclip.diffusion import process
 from unclip.diffusion.denoiser import Denoiser
+from unclip.diffusion.noise import draws_on
 from unclip.diffusion.schedule import Schedule, broadcast
 
 WEIGHTINGS = ("simple", "min_snr")
@@ -26,7 +27,7 @@ def draw_timesteps(
     2021, "Variational Diffusion Models", appendix I.1).
 
     Args:
-        generator: a CPU generator.
+        generator: where and from which they are drawn, see `draws_on`.
         density: "uniform" (DDPM, algorithm 1), or "logit_normal": t / T is the sigmoid of a standard normal, so most
             draws fall on the middle, where shapes are decided (Esser et al. 2024, "Scaling rectified flow", eq. 19).
 
@@ -35,8 +36,9 @@ def draw_timesteps(
     """
     if density not in DENSITIES:
         raise ValueError(f"unknown density {density!r}; choose one of {', '.join(DENSITIES)}")
-    offset = torch.rand((), generator=generator, dtype=torch.float64)
-    u = (offset + torch.arange(batch, dtype=torch.float64) / batch) % 1                                 # (B,) in [0, 1)
+    place = draws_on(device, generator)
+    offset = torch.rand((), generator=generator, dtype=torch.float64, device=place)
+    u = (offset + torch.arange(batch, dtype=torch.float64, device=place) / batch) % 1                  # (B,) in [0, 1)
     if density == "logit_normal":
         u = torch.special.ndtri(u).sigmoid()
     return (u * T).long().to(device)

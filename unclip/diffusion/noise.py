@@ -1,10 +1,28 @@
-"""Seeded noise: picture k is the same picture in a batch of any size, on any device."""
+"""Noise: where training draws it, and seeded, so that picture k is the same in a batch of any size, on any device."""
 
 from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor
+
+
+def draws_on(device: str | torch.device, generator: torch.Generator | None = None) -> torch.device:
+    """Where the random numbers of a loss are drawn for a model on `device`.
+
+    Without a generator, as in training, there: numbers drawn on the CPU would keep a GPU waiting. With one, as in
+    validation, where the generator is: a CPU's gives the same numbers, and so comparable figures, for every device.
+    Apple's devices have no float64, which timesteps are drawn in: the CPU draws for them.
+    """
+    device = torch.device(device)
+    if generator is not None:
+        return generator.device
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def noise_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise in x's shape, dtype and device, drawn in float32; see `draws_on`."""
+    return torch.randn(x.shape, generator=generator, device=draws_on(x.device, generator)).to(x)
 
 
 class SeededNoise:
