@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unclip.conditioning import text_of, trimmed
+from unclip.conditioning import trimmed
 
 
 def text(lengths, total=7):
@@ -19,10 +19,3 @@ def test_what_no_text_fills_is_cut_from_all(lengths, left):
         assert after["text_embed"] is before["text_embed"]
         assert before["text_states"].shape[1] == 7  # and the caller's stay as they were
     assert torch.equal(cut["text_mask"].sum(1), whole["text_mask"].sum(1))
-
-
-def test_a_training_batch_is_cut_to_its_longest_caption():
-    batch, null = text([3, 4]), text([2])
-    batch |= {f"null_{k}": v for k, v in null.items()}
-    captions, empty = text_of(batch, "cpu")
-    assert captions["text_states"].shape[1] == captions["text_mask"].shape[1] == empty["text_states"].shape[1] == 4

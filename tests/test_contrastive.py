@@ -342,3 +342,11 @@ def test_the_saved_folder_loads_with_plain_open_clip_and_gives_the_same_embeddin
     half = {"rtol": 2e-2, "atol": 2e-2}  # the folder is in half precision
     torch.testing.assert_close(model.clip.encode_text(tokens), expected_text, **half)
     torch.testing.assert_close(model.clip.encode_image(normalized(images)), expected_image, **half)
+
+
+def test_a_batch_that_was_read_before_has_the_same_loss(model):
+    batch = {"image": pictures(3), "caption": ["a dog", "the dog", "an ox"], **named(["dog", "dog", "ox"])}
+    read = model.read(batch)
+    assert read["tokens"].shape == (3, 12) and torch.equal(read["truth"], same(["dog", "dog", "ox"]).to(torch.int8))
+    model.eval()
+    assert torch.equal(model.loss({key: read[key] for key in ("image", "tokens", "truth")})[0], model.loss(batch)[0])

@@ -23,13 +23,13 @@ def on(text, device):
 
 
 def text_of(batch, device):
-    """The text keys of a training batch (B, ...) and those of the empty caption (1, ...), on a device, trimmed."""
-    return trimmed(on(batch, device), {k: batch[f"null_{k}"].to(device) for k in TEXT_KEYS})
+    """The text keys of a training batch (B, ...) and those of the empty caption (1, ...), on a device."""
+    return on(batch, device), {k: batch[f"null_{k}"].to(device) for k in TEXT_KEYS}
 
 
 def trimmed(*texts):
     """Texts without the last columns of their states that are padding in all of them: nothing attends to padding, and most
-    of a caption's 77 tokens are."""
+    of a caption's 77 tokens are. Where the texts lie on a GPU, this waits for it."""
     filled = torch.stack([text["text_mask"].any(0) for text in texts]).any(0).nonzero()                       # (n, 1)
     length = int(filled.max()) + 1 if len(filled) else 0
     return [{**text, **{k: text[k][:, :length] for k in ("text_states", "text_mask")}} for text in texts]

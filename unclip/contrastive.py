@@ -127,7 +127,7 @@ class ContrastiveCLIP(nn.Module):
     def loss(self, batch, generator=None):
         """Loss of each pair, (B,), and None for its timestep.
 
-        batch: image uint8 (B, 3, S, S); caption and what `truth_of` reads, or label (B,) for the image tower alone.
+        batch: image uint8 (B, 3, S, S); what `read` reads or, sooner done, adds; or label (B,) for the image tower alone.
         """
         if self.training:
             self.bound_temperature()
@@ -148,8 +148,9 @@ class ContrastiveCLIP(nn.Module):
             def loss_as(of):
                 return F.cross_entropy(logits, label[of], label_smoothing=LABEL_SMOOTHING, reduction="none")
         else:
-            text_embed = self.clip.encode_text(self.tokenizer(batch["caption"]).to(device)).float()
-            truth = truth_of(batch).to(device)
+            read = batch if "tokens" in batch else self.read(batch)
+            text_embed = self.clip.encode_text(read["tokens"].to(device)).float()
+            truth = read["truth"].to(device)
 
             def loss_as(of):
                 return contrastive_loss(image_embed, text_embed[of], logit_scale, truth[of][:, of])
@@ -158,6 +159,14 @@ class ContrastiveCLIP(nn.Module):
         if mixed:
             loss = own * loss + (1 - own) * loss_as(other)
         return loss, None
+
+    def read(self, batch):
+        """A batch with the tokens of its captions, LongTensor (B, L), and their truth, int8 (B, B): what only the CPU can
+        make, and can make before the batch is due.
+
+        batch: caption, a list of B strings, and what `truth_of` reads.
+        """
+        return {**batch, "tokens": self.tokenizer(batch["caption"]), "truth": truth_of(batch)}
 
     @torch.no_grad()
     def bound_temperature(self):

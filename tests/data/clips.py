@@ -25,8 +25,12 @@ class RampClip:
 
 
 class RampText:
+    """The embedding (B, 1) of a caption is its length, its states (B, 8, 1) a ramp from there; a token is a letter."""
+
     def __init__(self, embed):
         self.embed = embed
 
     def batch(self):
-        return {"text_embed": self.embed, "text_mask": self.embed > 3}
+        places = torch.arange(8)
+        states = (self.embed + places)[:, :, None]
+        return {"text_embed": self.embed, "text_states": states, "text_mask": places < self.embed}

@@ -89,3 +89,10 @@ def test_workers_read_different_samples(folder):
     batches = stream(folder, workers=2)
     first, second = batches.at(0), batches.at(1)  # of one worker each
     assert first["key"] != second["key"] and first["caption"] == [f"picture {int(k)}" for k in first["key"]]
+
+
+def test_captions_are_drawn_where_asked_for_and_torchs_generator_never(folder):
+    state = torch.get_rng_state()
+    batch = stream(folder, captions=False).at(0)
+    assert set(batch) == {"image", "key"} and "caption" in stream(folder).at(0)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -188,3 +188,13 @@ def test_cifar_10_in_clip_benchmarks_layout():
     for sample in islice(read_samples(find_shards(CIFAR, "test"), Skipped()), 8):
         image, label, *_ = decode_sample(sample, 32, names)
         assert image.shape == (3, 32, 32) and 0 <= label < 10 and image.float().std() > 5
+
+
+def test_without_captions_the_rest_is_the_same():
+    for labelled in (False, True):
+        whole, bare = (TableBatches(table(21, labelled), batch_size=8, seed=0, captions=c) for c in (True, False))
+        for step in (0, 5):
+            one, other = whole.at(step), bare.at(step)
+            assert one.keys() - other.keys() == {"caption", "concept", "said", "known", "readings"}
+            assert one["key"] == other["key"]
+            assert all(torch.equal(one[k], other[k]) for k in other.keys() - {"key"}) and "image" in other

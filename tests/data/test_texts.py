@@ -1,14 +1,23 @@
 import torch
 
-from unclip.data.texts import CaptionEncoder, WithTexts
+from unclip.data.texts import CaptionEncoder, Read
 
 from .clips import RampClip
 
 
 def test_captions_and_the_empty_caption_are_added():
     batch = CaptionEncoder(RampClip())({"caption": ["ab", "abcd", "ab"], "key": ["x"]})
-    assert batch["text_embed"].tolist() == [[2], [4], [2]] and batch["text_mask"].tolist() == [[False], [True], [False]]
+    assert batch["text_embed"].tolist() == [[2], [4], [2]] and batch["text_mask"].sum(1).tolist() == [2, 4, 2]
     assert batch["null_text_embed"].tolist() == [[0]] and batch["key"] == ["x"]
+
+
+def test_they_are_cut_to_the_longest_caption_of_the_batch():
+    encode = CaptionEncoder(RampClip())
+    for longest in (4, 6, 2):  # and what is remembered is whole
+        batch = encode({"caption": ["ab", "a" * longest]})
+        assert batch["text_states"].flatten(1).tolist() == [[n + k for k in range(longest)] for n in (2, longest)]
+        assert batch["text_mask"].tolist() == [[k < n for k in range(longest)] for n in (2, longest)]
+        assert batch["null_text_states"].shape == (1, longest, 1) and batch["null_text_mask"].tolist() == [[False] * longest]
 
 
 def test_new_captions_are_encoded_together_and_known_ones_not_at_all():
@@ -22,7 +31,7 @@ def test_new_captions_are_encoded_together_and_known_ones_not_at_all():
 
 def test_memory_is_bounded_and_the_oldest_go_first():
     clip = RampClip()
-    encode = CaptionEncoder(clip, remember=2 * 5)  # two captions of a float and a bool
+    encode = CaptionEncoder(clip, remember=2 * 44)  # two captions of 9 floats and 8 bools
     for caption in ("a", "bb", "a", "ccc"):
         encode({"caption": [caption]})
     assert list(encode.known) == ["a", "ccc"]
@@ -35,4 +44,4 @@ def test_batches_come_with_texts():
         def at(self, step):
             return {"caption": ["x" * step]}
 
-    assert torch.equal(WithTexts(Batches(), RampClip()).at(6)["text_embed"], torch.tensor([[6.0]]))
+    assert torch.equal(Read(Batches(), CaptionEncoder(RampClip())).at(6)["text_embed"], torch.tensor([[6.0]]))

@@ -156,13 +156,13 @@ def test_the_seed_draws_the_first_weights():
     assert not torch.equal(first.weight, runs.build(torch.nn.Linear, config, "x.yaml", 3, 3).weight)
 
 
-def source(folder, **data):
+def source(folder, reader=None, **data):
     config = RunConfig(
         data={"folder": str(folder), "image_size": 8, "workers": 0, **data}, optimizer=OPTIMIZER,
         train={"run": "none", "batch_size": 4, "steps": 1},
     )  # fmt: skip
     lines = []
-    return Source(config, say=lines.append), lines
+    return Source(config, reader=reader, say=lines.append), lines
 
 
 def test_a_set_without_splits_holds_every_twentieth_out(shards):
@@ -212,7 +212,7 @@ def test_streamed_labelled_set_has_its_words(tmp_path):
     for split in ("train", "test"):
         files = [(f"{n}.{e}", c) for n in range(6) for e, c in (("png", png(n)), ("cls", b"%d" % (n % 2)))]
         write_tar(tmp_path / split / "0.tar", files)
-    pictures, _ = source(tmp_path, in_memory=False)
+    pictures, _ = source(tmp_path, dict, in_memory=False)
     assert pictures.words() == ["a", "dog", "fox", "of", "photo", "red"]
     assert pictures.training().at(0)["concept"][0] in ("dog", "red fox") and len(pictures.val_table) == 6
 
@@ -266,3 +266,25 @@ def test_what_cannot_be_chosen(labelled, data, says):
 def test_validation_batches_are_the_same_in_every_run(shards):
     first, second = (source(shards)[0].validation() for _ in range(2))
     assert len(first) == 1 and torch.equal(first[0]["image"], second[0]["image"]) and first[0]["key"] == second[0]["key"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_captions_are_drawn_where_somebody_reads_them(shards, in_memory):
+    def batches(reader):
+        pictures, _ = source(shards, reader, in_memory=in_memory)
+        return [pictures.training().at(0), *pictures.validation()]
+
+    for batch in batches(None):
+        assert "caption" not in batch and "known" not in batch
+    for batch in batches(lambda batch: {**batch, "read": batch["caption"]}):
+        assert batch["read"] == [f"picture {int(key)}" for key in batch["key"]]
+
+
+@pytest.mark.parametrize("text_dim", [None, TEXT_WIDTH])
+def test_a_decoder_gets_the_captions_that_it_reads(write, monkeypatch, text_dim):
+    seen = []
+    loss = Decoder.loss
+    monkeypatch.setattr(Decoder, "loss", lambda self, batch, generator=None: seen.append(batch) or loss(self, batch, generator))
+    runs.train_decoder(write("decoder", model={"text_dim": text_dim} if text_dim else {}))
+    assert len(seen) == 3  # two steps and a validation
+    assert all(("caption" in batch) == ("text_states" in batch) == bool(text_dim) for batch in seen)

@@ -20,17 +20,19 @@ class StreamBatches:
 
     Every worker of every process draws shards at random, with replacement, and passes their samples through a shuffle
     buffer. `at(step)` gives the next batch, whatever the step: a resumed run sees other pictures than the first one
-    did from there on, not the same order. Corrupt samples are skipped, counted and reported.
+    did from there on, not the same order. Corrupt samples are skipped, counted and reported. Torch's own generator is
+    left alone, so that a thread may prepare the batches.
 
     shards: paths; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
-    CLIP whose embeddings lie beside the shards, None for batches without `image_embed`.
+    CLIP whose embeddings lie beside the shards, None for batches without `image_embed`; captions: as TableBatches'.
     """
 
     def __init__(
-        self, shards, size, batch_size, seed, *, rank=0, class_captions=None, fingerprint=None, mirror=True, workers=4,
-        say=print,
+        self, shards, size, batch_size, seed, *, rank=0, class_captions=None, fingerprint=None, mirror=True, captions=True,
+        workers=4, say=print,
     ):  # fmt: skip
-        self.samples = ShardSamples([str(s) for s in shards], size, batch_size, class_captions, fingerprint, mirror)
+        shards = [str(s) for s in shards]
+        self.samples = ShardSamples(shards, size, batch_size, class_captions, fingerprint, mirror, captions)
         self.seed, self.rank, self.workers, self.say = seed, rank, workers, say
         self.skipped, self._said, self._batches = Skipped(), 0, None
 
@@ -40,7 +42,8 @@ class StreamBatches:
             self.samples.seed = f"{self.seed} {step} {self.rank}"
             ahead = {"prefetch_factor": 4} if self.workers else {}
             self._batches = iter(DataLoader(
-                self.samples, batch_size=None, num_workers=self.workers, worker_init_fn=leave_signals, **ahead
+                self.samples, batch_size=None, num_workers=self.workers, worker_init_fn=leave_signals,
+                generator=torch.Generator(), **ahead
             ))  # fmt: skip
         batch, skipped = next(self._batches)
         if isinstance(batch, str):
@@ -59,8 +62,9 @@ class StreamBatches:
 class ShardSamples(IterableDataset):
     """Iterates over (batch, Skipped since the last one), or (a line that says why there are none, Skipped)."""
 
-    def __init__(self, shards, size, batch_size, class_captions, fingerprint, mirror):
-        self.shards, self.size, self.batch_size, self.mirror = shards, size, batch_size, mirror
+    def __init__(self, shards, size, batch_size, class_captions, fingerprint, mirror, captions):
+        self.shards, self.size, self.batch_size = shards, size, batch_size
+        self.mirror, self.captions = mirror, captions
         self.class_captions, self.fingerprint, self.seed = class_captions, fingerprint, ""
 
     def __iter__(self):
@@ -85,7 +89,8 @@ class ShardSamples(IterableDataset):
                 table = table_of(samples, self.class_captions)
                 table.image_embed = torch.stack(embeds) if self.fingerprint else None
                 flip = draw_flips(len(table), self.mirror, rng)
-                yield make_batch(table, torch.arange(len(table)), flip, rng), skipped.taken()
+                rows = torch.arange(len(table))
+                yield make_batch(table, rows, flip, rng if self.captions else None), skipped.taken()
                 samples, embeds = [], []
         yield f"nothing readable in the shards ({skipped.first}): prepare the data again", skipped
 

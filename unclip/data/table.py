@@ -122,27 +122,36 @@ class TableBatches:
     A batch is a dict: image uint8 (B, 3, S, S), mirrored at random; caption, a list of B strings; concept, said, known
     and readings, lists of what the captions say and of what is known of the pictures (see truth.py);
     image_embed float32 (B, D) of the picture as it is, mirrored or not, where the table has embeddings; label (B,)
-    for labelled sets. Process `rank` of `world` gets its own part of every global batch.
+    for labelled sets. Process `rank` of `world` gets its own part of every global batch. captions: whether to draw them;
+    without, the batches have neither caption, concept, said, known nor readings, and are else the same.
     """
 
-    def __init__(self, table, batch_size, seed, rank=0, world=1, mirror=True):
+    def __init__(self, table, batch_size, seed, rank=0, world=1, mirror=True, captions=True):
         self.table, self.batch_size, self.seed, self.rank, self.world = table, batch_size, seed, rank, world
-        self.mirror = mirror
+        self.mirror, self.captions = mirror, captions
         self._epoch, self._order = None, None
 
     def at(self, step):
         """The batch of a step."""
         start = (step * self.world + self.rank) * self.batch_size
-        rows = torch.tensor([self._row(start + k) for k in range(self.batch_size)])
         rng = random.Random(f"{self.seed} {start}")
-        return make_batch(self.table, rows, draw_flips(len(rows), self.mirror, rng), rng)
+        flip = draw_flips(self.batch_size, self.mirror, rng)
+        return make_batch(self.table, self._rows(start, start + self.batch_size), flip, rng if self.captions else None)
 
-    def _row(self, position):
-        epoch, place = divmod(position, len(self.table))
+    def _rows(self, start, end):
+        """LongTensor (end - start,): the rows at these places of the epochs' orders, one after the other."""
+        rows = []
+        while start < end:
+            epoch, place = divmod(start, len(self.table))
+            rows.append(self._order_of(epoch)[place : place + end - start])
+            start += len(rows[-1])
+        return torch.cat(rows)
+
+    def _order_of(self, epoch):
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.table), generator=generator).tolist()
-        return self._order[place]
+            self._epoch, self._order = epoch, torch.randperm(len(self.table), generator=generator)
+        return self._order
 
 
 def draw_flips(count, mirror, rng):
@@ -150,23 +159,29 @@ def draw_flips(count, mirror, rng):
     return torch.tensor([mirror and rng.random() < 0.5 for _ in range(count)])
 
 
-def make_batch(table, rows, flip, rng):
-    """The rows of a table as a batch (see TableBatches); flip: bool (B,)."""
-    image = table.images[rows]
-    image = torch.where(flip[:, None, None, None], image.flip(-1), image)
-    batch = {"image": image, "key": [table.keys[r] for r in rows]}
+def make_batch(table, rows, flip, rng=None):
+    """The rows of a table as a batch (see TableBatches); flip: bool (B,); rng: draws the captions, None: without them."""
+    image = table.images.index_select(0, rows)  # copies a picture at once, as indexing does not
+    image = torch.cat([image, image.flip(-1)]).index_select(0, torch.arange(len(rows)) + len(rows) * flip)
+    batch = {"image": image, "key": [table.keys[r] for r in rows.tolist()]}
     if table.labels is not None:
         batch["label"] = table.labels[rows]
-        readings = [{}] * len(rows) if table.readings is None else [table.readings[r] for r in rows.tolist()]
-        said = [mirrored(r) if turned else r for r, turned in zip(readings, flip.tolist())]
-        drawn = [table.class_captions.draw(label, rng, r) for label, r in zip(batch["label"].tolist(), said)]
-        batch["caption"], batch["concept"] = [d.text for d in drawn], [d.concept for d in drawn]
-        batch["said"], batch["readings"] = [d.said for d in drawn], said
-        batch["known"] = [table.class_captions.concepts(label) for label in batch["label"].tolist()]
-    else:
-        batch["known"] = [table.captions[r] for r in rows.tolist()]
-        batch["caption"] = batch["concept"] = [rng.choice(texts) for texts in batch["known"]]
-        batch["said"] = batch["readings"] = [{}] * len(rows)
     if table.image_embed is not None:
         batch["image_embed"] = table.image_embed[rows, flip.long()].float()
-    return batch
+    return batch if rng is None else {**batch, **draw_captions(table, rows.tolist(), flip.tolist(), rng)}
+
+
+def draw_captions(table, rows, flip, rng):
+    """A caption for each of some rows, mirrored where `flip` says so, and what is known of it: see TableBatches."""
+    if table.labels is None:
+        known = [table.captions[r] for r in rows]
+        caption, nothing = [rng.choice(texts) for texts in known], [{}] * len(rows)
+        return {"caption": caption, "concept": caption, "said": nothing, "known": known, "readings": nothing}
+    labels = table.labels[rows].tolist()
+    readings = [{}] * len(rows) if table.readings is None else [table.readings[r] for r in rows]
+    readings = [mirrored(r) if turned else r for r, turned in zip(readings, flip)]
+    drawn = [table.class_captions.draw(label, rng, r) for label, r in zip(labels, readings)]
+    return {
+        "caption": [d.text for d in drawn], "concept": [d.concept for d in drawn], "said": [d.said for d in drawn],
+        "known": [table.class_captions.concepts(label) for label in labels], "readings": readings,
+    }  # fmt: skip

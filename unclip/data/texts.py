@@ -1,4 +1,4 @@
-"""Captions of batches, encoded by the frozen CLIP as they come.
+"""Captions of batches, read as they come: encoded by the frozen CLIP.
 
 Token states are large (77 x 768 numbers a caption for ViT-L/14) and the text tower is small: reading them from a disk
 would cost more than computing them. What repeats, as captions of classes do, is remembered.
@@ -8,6 +8,8 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
+
+from ..conditioning import trimmed
 
 REMEMBER = 256 * 2**20  # bytes of encodings kept
 
@@ -25,7 +27,7 @@ def mean_texts(groups, clip, batch_size=256):
 
 
 class CaptionEncoder:
-    """Adds text_embed, text_states, text_mask of a batch's captions, and the empty caption's as null_text_... .
+    """Adds text_embed, text_states, text_mask of a batch's captions, and the empty caption's as null_text_..., trimmed.
 
     remember: bytes of encodings kept for captions that come again; the ones not used for longest go first.
     """
@@ -49,15 +51,15 @@ class CaptionEncoder:
             self.known.move_to_end(caption)
         while len(self.known) > self.most:
             self.known.popitem(last=False)
-        text = {key: torch.cat([found[c][key] for c in captions]) for key in self.null}
-        return {**batch, **text, **{f"null_{k}": v for k, v in self.null.items()}}
+        text, null = trimmed({key: torch.cat([found[c][key] for c in captions]) for key in self.null}, self.null)
+        return {**batch, **text, **{f"null_{k}": v for k, v in null.items()}}
 
 
-class WithTexts:
-    """Batches (see TableBatches) whose captions are encoded on the way."""
+class Read:
+    """Batches (see TableBatches) whose captions are read on the way, by `reader`: a batch -> the batch with more in it."""
 
-    def __init__(self, batches, clip):
-        self.batches, self.encode = batches, CaptionEncoder(clip)
+    def __init__(self, batches, reader):
+        self.batches, self.reader = batches, reader
 
     def at(self, step):
-        return self.encode(self.batches.at(step))
+        return self.reader(self.batches.at(step))

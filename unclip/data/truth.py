@@ -14,18 +14,16 @@ def truth_of(batch):
     batch: B each of `concept`, what the captions name, and `said`, the readings in them ({"colour": "red"}, see
     attributes.py); of `known`, every name of what the picture shows, and `readings`, all that was read off it.
     """
-    columns = {}
-    for column, concept in enumerate(batch["concept"]):
-        columns.setdefault(concept, []).append(column)
-    truth = torch.full((len(batch["known"]), len(batch["concept"])), FALSE, dtype=torch.int8)
-    for row, known in enumerate(batch["known"]):
-        truth[row, [column for name in known for column in columns.get(name, ())]] = TRUE
+    place = {concept: k for k, concept in enumerate(dict.fromkeys(batch["concept"]))}
+    known = [(row, place[name]) for row, names in enumerate(batch["known"]) for name in names if name in place]
+    of_concept = torch.full((len(batch["known"]), len(place)), FALSE, dtype=torch.int8)                       # (B, K)
+    of_concept[tuple(torch.tensor(known, dtype=torch.long).reshape(-1, 2).T)] = TRUE
+    truth = of_concept[:, [place[concept] for concept in batch["concept"]]]                                   # (B, B)
     for key in {key for said in batch["said"] for key in said}:
         shown, said = ([words.get(key) for words in batch[name]] for name in ("readings", "said"))
         number = {word: k for k, word in enumerate({*shown, *said} - {None})} | {None: -1}
-        shown, said = (torch.tensor([number[word] for word in words]) for words in (shown, said))        # (B,)
-        unclear = (shown[:, None] < 0) & (said >= 0)
-        wrong = (shown[:, None] >= 0) & (said >= 0) & (shown[:, None] != said)
-        truth[unclear & (truth == TRUE)] = UNKNOWN
-        truth[wrong] = FALSE
+        shown, said = (torch.tensor([number[w] for w in words], dtype=torch.int16) for words in (shown, said))   # (B,)
+        unclear = (shown < 0)[:, None] & (said >= 0)
+        wrong = (shown >= 0)[:, None] & (said >= 0) & (shown[:, None] != said)
+        truth.masked_fill_(unclear & (truth == TRUE), UNKNOWN).masked_fill_(wrong, FALSE)
     return truth

@@ -7,6 +7,7 @@ import torch
 from ..conditioning import text_of
 from ..config import Strict, check, load_config, signature_model
 from ..data.images import grid, to_pil
+from ..data.texts import CaptionEncoder
 from ..decoder import Decoder
 from ..diffusion import SeededNoise
 from ..distillation import Distillation
@@ -50,7 +51,7 @@ def distill(path, overrides=()):
     clip = load_clip(folder, process().device)
     if clip.embed_dim != len(teacher.null_image):
         raise UserError(f"the decoder of {folder} reads another CLIP than its {INDEX} names: copy or train it again")
-    source = Source(config, clip, texts=teacher.text_to_tokens is not None)
+    source = Source(config, clip, None if teacher.text_to_tokens is None else CaptionEncoder(clip))
     val = source.validation()
     if process().is_main_process:
         drawn_by = {"num_inference_steps": model.steps[0], "guidance_scale": 1.0, "sampler": "ddim", "eta": 0.0}

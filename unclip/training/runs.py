@@ -11,6 +11,7 @@ from ..conditioning import text_of
 from ..config import Strict, load_config, signature_model
 from ..data.captions import ClassCaptions
 from ..data.images import grid, to_float, to_pil
+from ..data.texts import CaptionEncoder
 from ..decoder import Decoder
 from ..diffusion import SeededNoise
 from ..errors import UserError
@@ -93,7 +94,7 @@ def train_clip(path, overrides=()):
     class_captions, options = ClassCaptions.of_folder(config.data.folder), config.model.model_dump(exclude={"architecture"})
     labels = class_captions and len(class_captions.names)
     model = build(ContrastiveCLIP, config, path, config.model.architecture, num_labels=labels, **options)
-    source = Source(config)
+    source = Source(config, reader=None if model.towers == "image" else model.read)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
 
@@ -109,7 +110,7 @@ def train_prior(path, overrides=()):
     if config.model.transformer.text_embed_dim is not None:
         settle(config.model.transformer, "text_embed_dim", text.embed.shape[1], "model.transformer", path)
     model = build(DiffusionPrior, config, path, **config.model.model_dump(exclude_none=True))
-    source = Source(config, clip, texts=True)
+    source = Source(config, clip, CaptionEncoder(clip))
     if config.train.init_from is None:  # other weights come with the statistics that they were trained on
         model.set_statistics(source.image_embeds())
     val = source.validation()
@@ -135,7 +136,7 @@ def train_decoder(path, overrides=()):
     if config.model.text_dim is not None:
         settle(config.model, "text_dim", clip.encode_text([""]).states.shape[2], "model", path)
     model = build(Decoder, config, path, **config.model.model_dump(exclude_none=True))
-    source = Source(config, clip, texts=config.model.text_dim is not None)
+    source = Source(config, clip, None if config.model.text_dim is None else CaptionEncoder(clip))
     val = source.validation()
     begin(config, clip, source.words())
     train(model, source.training(), val, config, sample=lambda model: sample_grid(model, val[0]),

@@ -10,7 +10,7 @@ from ..data.embeddings import attach_embeddings, embeddings_file, read_embedding
 from ..data.shards import estimated_samples, find_shards, has_split
 from ..data.stream import StreamBatches
 from ..data.table import TableBatches, load_shards, make_batch
-from ..data.texts import CaptionEncoder, WithTexts
+from ..data.texts import Read
 from ..errors import UserError, nearest
 from .processes import process
 
@@ -20,16 +20,18 @@ STATISTICS = 200_000  # embeddings are enough for a mean and a deviation
 
 
 class Source:
-    """The pictures of a RunConfig, with their embeddings by `clip` if given, and encoded captions if asked.
+    """The pictures of a RunConfig, with their embeddings by `clip` if given.
 
+    reader: makes of a batch with captions what the model reads of it, such as a CaptionEncoder; None: no captions are
+    drawn, as nobody would read them.
     table: the training pictures in memory, None where they are streamed; val_table: the held-out ones.
 
     Raises:
         UserError: no data, or nothing readable in it.
     """
 
-    def __init__(self, config, clip=None, texts=False, say=print):
-        self.config, self.clip, self.texts, self.state = config, clip, texts, process()
+    def __init__(self, config, clip=None, reader=None, say=print):
+        self.config, self.clip, self.reader, self.state = config, clip, reader, process()
         self.say = say if self.state.is_main_process else (lambda line: None)
         data = config.data
         self.class_captions = ClassCaptions.of_folder(data.folder)
@@ -62,24 +64,24 @@ class Source:
         settings, data, rank = self.config.train, self.config.data, self.state.process_index
         if self.table is not None:
             batches = TableBatches(
-                self.table, settings.batch_size, settings.seed, rank, self.state.num_processes, data.mirror
-            )
+                self.table, settings.batch_size, settings.seed, rank, self.state.num_processes, data.mirror,
+                captions=self.reader is not None,
+            )  # fmt: skip
         else:
             batches = StreamBatches(
                 self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank, mirror=data.mirror,
                 class_captions=self.class_captions, fingerprint=self.clip and self.clip.fingerprint(),
-                workers=data.workers, say=self.say,
+                captions=self.reader is not None, workers=data.workers, say=self.say,
             )  # fmt: skip
-        return WithTexts(batches, self.clip) if self.texts else batches
+        return batches if self.reader is None else Read(batches, self.reader)
 
     def validation(self):
         """Fixed batches, a list: the same pictures, captions and order in every run."""
-        generator, rng = torch.Generator().manual_seed(0), random.Random(0)
+        generator, rng = torch.Generator().manual_seed(0), None if self.reader is None else random.Random(0)
         rows = torch.randperm(len(self.val_table), generator=generator)[: self.config.train.val_samples]
         unturned = [(part, torch.zeros(len(part), dtype=torch.bool)) for part in rows.split(256)]
         batches = [make_batch(self.val_table, part, flip, rng) for part, flip in unturned]
-        encode = CaptionEncoder(self.clip) if self.texts else (lambda batch: batch)
-        return [encode(batch) for batch in batches]
+        return batches if self.reader is None else [self.reader(batch) for batch in batches]
 
     def image_embeds(self):
         """CLIP's embeddings (N, D) of the training pictures; of a streamed set, as many as make good statistics."""
