@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..files import new_file
 from .checkpoint import load_checkpoint, save_checkpoint
 from .ema import EMA
+from .feed import fed
 from .optimizers import build_optimizer, rate_at
 from .precision import chosen_precision
 from .processes import on_cpu
@@ -37,7 +38,7 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
 
     Args:
         model: a module with `.loss(batch, generator)`.
-        batches: `.at(step)` gives the batch of a step for this process.
+        batches: `.at(step)` gives the batch of a step for this process; on a GPU, a thread asks for it (see feed.py).
         val_batches: a list of fixed batches.
         config: a RunConfig. `config.train.run` is the folder for the checkpoint, `config.yaml`, `log.jsonl`,
             TensorBoard files, samples and the exported model.
@@ -76,8 +77,10 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         """The share of the run that is over; infinite when it is to stop. The main process decides."""
         parts = [counters["step"] / settings.steps] if settings.steps else []
         parts += [counters["seconds"] / 60 / settings.minutes] if settings.minutes else []
-        share = torch.tensor(math.inf if stop.asked else max(parts), device=accelerator.device)
-        return float(broadcast(share) if accelerator.num_processes > 1 else share)
+        several = accelerator.num_processes > 1
+        place = accelerator.device if several else "cpu"  # what lies on a GPU is read after all that it has yet to do
+        share = torch.tensor(math.inf if stop.asked else max(parts), device=place)
+        return float(broadcast(share) if several else share)
 
     def checked(loss):
         value = loss.item()
@@ -109,7 +112,7 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
     size = settings.batch_size * settings.accumulate * accelerator.num_processes
     running, looked, rate = None, 0.0, 0.0
     bar = tqdm(total=settings.steps, initial=counters["step"], disable=not main, unit="step", mininterval=5)
-    with Stop() as stop, bar:
+    with Stop() as stop, bar, fed(batches, accelerator.device) as batches:
         done = progress()
         if main and 1 <= done < math.inf:  # finished before; whoever removed the model gets it again
             checkpoint()
