@@ -13,7 +13,7 @@ linux = pytest.mark.skipif(not STATUS.is_file(), reason="reads Linux's /proc")
 def test_checkpointing_holds_less_at_the_peak(monkeypatch, run_script, tmp_path):
     """With the model that ships. Each peak is of its own process: the second would not be below the first in one."""
     monkeypatch.setattr(memory, "BATCHES", (32,))
-    code, out, err = run_script("benchmark", "memory", "--rounds", "1", "--threads", "1", "--out", tmp_path)
+    code, out, err = run_script("benchmark", "memory", "--rounds", "1", "--threads", "1", "--device", "cpu", "--out", tmp_path)
     assert code == 0, err
     paths = [tmp_path / f"memory.{kind}" for kind in ("json", "md", "png")]
     assert out[-3:] == [str(path) for path in paths] and out[:-3] == paths[1].read_text().splitlines()
@@ -41,8 +41,8 @@ def test_every_batch_is_measured_both_ways(monkeypatch):
             pass
 
     monkeypatch.setattr(memory, "Side", Side)
-    measured = memory.measure("a/decoder", rounds=2, threads=3)
-    same = {"folder": "a/decoder", "threads": 3}
+    measured = memory.measure("a/decoder", rounds=2, threads=3, device="cpu")
+    same = {"folder": "a/decoder", "threads": 3, "device": "cpu"}
     assert begun == [{**same, "batch": n, "checkpointed": both} for n in (32, 64, 128, 256) for both in (False, True)]
     assert {n: [run["peak_bytes"] for run in sides["plain"]["runs"]] for n, sides in measured.items()} == {
         n: [n, n] for n in (32, 64, 128, 256)}  # fmt: skip
@@ -71,6 +71,6 @@ def test_a_step_that_does_not_end_is_said(monkeypatch, run_script, tmp_path):
 
 
 def test_a_system_without_proc(monkeypatch, run_script, tmp_path):
-    monkeypatch.setattr(memory, "peak_bytes", lambda: None)
+    monkeypatch.setattr(memory, "peak_bytes", lambda device: None)
     code, _, err = run_script("benchmark", "memory", "--out", tmp_path)
     assert code == 2 and err == [f"error: peaks of memory are read from {STATUS}, which this system has not: measure on Linux"]

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -37,13 +38,23 @@ def test_what_is_written_and_printed(tmp_path, capsys):
 
 
 def test_the_machine_is_named(monkeypatch):
-    """By its processor, which is what computes, also where PyTorch has a GPU."""
+    """By its processor, also where there is a GPU that is not what is measured."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
     described = machine()
     assert described["cores"] >= 1 and f"{described['cores']} cores of {described['processor']}" in in_words(described)
     assert "a GPU" not in in_words(described) and described["date"] in in_words(described)
     assert described["versions"]["torch"] in in_words(described)
+
+
+def test_the_card_is_named_where_it_is_measured(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"the GPU {device}")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30))
+    monkeypatch.setattr("torch.version.cuda", "12.8")
+    described = machine("cuda:1")
+    assert {key: described[key] for key in ("card", "card_memory_gib", "cuda")} == {
+        "card": "the GPU cuda:1", "card_memory_gib": 80.0, "cuda": "12.8"}  # fmt: skip
+    assert in_words(described) == "the GPU cuda:1 (80.0 GiB, CUDA 12.8), " + in_words(machine())
 
 
 @pytest.mark.parametrize("peak, said", [(None, "|  |"), (5e6, "| 0.01 GB |")])

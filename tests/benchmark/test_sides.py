@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unclip.benchmark.sides import ours_checkpointing, ours_drawing
+from unclip.benchmark.sides import ours_checkpointing, ours_drawing, ours_training
 from unclip.decoder import Decoder
 from unclip.training.speed import networks_of
 
@@ -34,3 +34,14 @@ def test_a_training_step(folder, monkeypatch, checkpointed):
     assert model.training and [unet.gradient_checkpointing for unet in networks_of(model, "")] == [checkpointed]
     assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("part", ["decoder", "prior"])
+@pytest.mark.parametrize("mode", [None, "default"])
+def test_a_step_of_adamw(monkeypatch, part, mode):
+    """Compiled where that is asked for, and only there."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, mode: compiled.append(mode) or function)
+    step, parameters = ours_training.build(part, batch=2, dtype="float32", threads=1, compile=mode)
+    assert step() is None and parameters > 1e6
+    assert set(compiled) == ({mode} if mode else set())

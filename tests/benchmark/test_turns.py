@@ -90,6 +90,16 @@ def test_a_side_sees_none_of_the_benchmarks_own_modules(side, tmp_path):
     begun.close()
 
 
+def test_a_side_on_a_gpu_sees_it(side, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    environments = []
+    monkeypatch.setattr(turns.subprocess, "Popen", lambda *args, env, **options: environments.append(env))
+    monkeypatch.setattr(Side, "answer", lambda self: {"parameters": 1})
+    for device in ("cuda", "cpu"):
+        Side("a.py", {"threads": 1, "device": device})
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["3", ""]
+
+
 def test_the_environment_sets_the_threads_and_hides_gpus(side, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     body = ("import os\ndef build(threads, log):\n    assert os.environ['CUDA_VISIBLE_DEVICES'] == ''\n"

@@ -6,19 +6,22 @@ from .machine import machine
 from .report import summary, write
 
 
-def compare(what, rounds, threads, dtype, peer_python, out):
+def compare(what, rounds, threads, dtype, device, batch, compile, peer_python, out):
     """Measure "sampling" or "training" against its peer; print the table, and write it and its bars to a folder: the paths.
 
+    device: its name; batch: None: the usual one; compile, peer_python: of training, see `training.measure`.
+
     Raises:
-        UserError: no rounds or threads, or a peer that is not there.
+        UserError: no rounds, threads or samples, or a peer that is not there.
     """
-    described = machine()
+    described = machine(device)
     threads = described["cores"] if threads is None else threads
-    at_least_one(rounds=rounds, threads=threads)
+    at_least_one(rounds=rounds, threads=threads, **({} if batch is None else {"samples": batch}))
+    how = {"dtype": dtype, "threads": threads, "device": device}
     if what == "sampling":
-        measured = {"sampling": sampling.measure(rounds, threads, dtype)}
+        measured = {"sampling": sampling.measure(rounds, how, batch)}
     else:
-        measured = training.measure(rounds, threads, dtype, peer_python)
+        measured = training.measure(rounds, how, batch, compile, peer_python)
     summaries = {work: summary(sides, reference="unclip") for work, sides in measured.items()}
-    asked = {"rounds": rounds, "threads": threads, "dtype": dtype}
+    asked = {"rounds": rounds, "threads": threads, "dtype": dtype} | ({} if batch is None else {"batch": batch})
     return write(out, what, described, asked, measured, summaries)

@@ -11,9 +11,13 @@ import torch
 PACKAGES = ("torch", "diffusers", "open-clip-torch")
 
 
-def machine():
-    """{"processor", "cores", "instructions", "memory_gib", "system", "versions", "date"}; what cannot be told is None."""
+def machine(device="cpu"):
+    """{"processor", "cores", "instructions", "memory_gib", "system", "versions", "date"}; what cannot be told is None.
+
+    device: what is measured; of a CUDA GPU there is also {"card", "card_memory_gib", "cuda"}.
+    """
     return {
+        **card(device),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -25,9 +29,19 @@ def machine():
 
 
 def in_words(described):
-    """A machine in a line, for tables and charts: the processor, which is what is measured, also where there is a GPU."""
+    """A machine in a line, for tables and charts: its processor, after the GPU where that is what was measured."""
     processor = f"{described['cores']} cores of {described['processor']} ({described['instructions']})"
+    if "card" in described:
+        processor = f"{described['card']} ({described['card_memory_gib']} GiB, CUDA {described['cuda']}), {processor}"
     return f"{processor}, PyTorch {described['versions']['torch']}, {described['date']}"
+
+
+def card(device):
+    """What `machine` says of a CUDA GPU; of another device nothing."""
+    if not str(device).startswith("cuda"):
+        return {}
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return {"card": torch.cuda.get_device_name(device), "card_memory_gib": round(memory / 2**30, 1), "cuda": torch.version.cuda}
 
 
 def processor():

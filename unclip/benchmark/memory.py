@@ -13,30 +13,30 @@ BATCHES = (32, 64, 128, 256)
 COLOURS = {"plain": "#8a8a8a", "checkpointed": "#4c9f70"}
 
 
-def memory(model, rounds, threads, out):
+def memory(model, rounds, threads, device, out):
     """What `scripts/benchmark.py memory` does: measure, print a table, write it and its plot to a folder; returns the paths.
 
     Raises:
         UserError: no rounds or threads, no such model, see `decoder_folder`, a system that does not say what a process
             held, or a step that does not end.
     """
-    described = machine()
+    described = machine(device)
     threads = described["cores"] if threads is None else threads
     at_least_one(rounds=rounds, threads=threads)
-    if peak_bytes() is None:
+    if peak_bytes(device) is None:
         raise UserError(f"peaks of memory are read from {STATUS}, which this system has not: measure on Linux")
-    measured = measure(decoder_folder(model), rounds, threads)
+    measured = measure(decoder_folder(model), rounds, threads, device)
     summaries = {batch: summary(sides, reference="plain") for batch, sides in measured.items()}
     lines = table({f"a step of {batch} pictures": sides for batch, sides in summaries.items()})
     paths = keep(out, "memory", described, {"model": model, "rounds": rounds, "threads": threads}, measured, lines)
     return [*paths, *plot(out / "memory.png", in_words(described), summaries)]
 
 
-def measure(folder, rounds, threads):
+def measure(folder, rounds, threads, device):
     """{batch: as `in_turn` gives it, for "plain" and "checkpointed"}, of the decoder in a folder. Raises UserError."""
     measured = {}
     for batch in BATCHES:
-        spec = {"folder": folder, "batch": batch, "threads": threads}
+        spec = {"folder": folder, "batch": batch, "threads": threads, "device": device}
         try:
             measured[batch] = in_turn({
                 "plain": lambda: Side("ours_checkpointing.py", {**spec, "checkpointed": False}),

@@ -15,8 +15,11 @@ SAME = {  # what UnCLIPPipeline does
 }  # fmt: skip
 
 
-def measure(rounds, threads, dtype="float32", batch=1):
-    """As `in_turn` gives it, for diffusers, the same with `channels_last`, and unclip."""
+def measure(rounds, how, batch=None):
+    """As `in_turn` gives it, for diffusers, the same with `channels_last`, and unclip.
+
+    how: {"dtype", "threads", "device"}; batch: pictures at once; None: one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         prior, decoder, upsampler = shapes.parts()
         for name, part, write in (("prior", prior, write_prior), ("decoder", decoder, write_decoder),
@@ -24,7 +27,7 @@ def measure(rounds, threads, dtype="float32", batch=1):
             part.save(Path(folder) / "ours" / name, dtype=None)
             write(part, Path(folder) / "theirs")
         del prior, decoder, upsampler
-        common = {"batch": batch, "dtype": dtype, "threads": threads}
+        common = {"batch": batch or 1, **how}
         ours, theirs = {"folder": f"{folder}/ours", **common}, {"folder": f"{folder}/theirs", **common}
         return in_turn({
             "diffusers": lambda: Side("diffusers_sampling.py", theirs),

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 class Side:
-    """A process that does a piece of work, on the processor alone, whenever it is asked to.
+    """A process that does a piece of work whenever it is asked to: on the spec's `device`, or the processor alone.
 
     Args:
         file: of the folder `sides`; spec: what its `build` gets, `threads` among it.
@@ -28,7 +28,9 @@ class Side:
 
     def __init__(self, file, spec, python=None):
         threads = str(spec["threads"])
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if spec.get("device", "cpu") == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         if python is None:
             environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
         self.name, self.words = file, tempfile.TemporaryFile("w+")

@@ -3,8 +3,9 @@
     python worker.py SIDE.py '{"threads": 2, ...}'
 
 SIDE.py has `build(**spec)`, which gives a function of no arguments that does the work once and gives {part: seconds} or
-None, and the number of parameters that it runs. For every line on standard input the work is done once, and a line of JSON
-comes back. Needs nothing but what SIDE.py needs, so that it runs in a peer's own environment.
+None, and the number of parameters that it runs. It works on the spec's "device", or the processor where there is none in it.
+For every line on standard input the work is done once, and a line of JSON comes back. Needs nothing but what SIDE.py needs, so
+that it runs in a peer's own environment.
 """
 
 import importlib.util
@@ -25,8 +26,21 @@ def load(path):
     return module
 
 
-def peak_bytes():
-    """The most memory that this process has held, or None where the system does not say."""
+def now(device):
+    """Seconds, once a device has done all that it was told to: a GPU is still at work where Python has gone on."""
+    if device != "cpu":
+        import torch
+
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_bytes(device="cpu"):
+    """The most memory that this process has held, of a GPU its tensors alone; None where the system does not say."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
     try:
         status = STATUS.read_text()
     except OSError:
@@ -38,13 +52,16 @@ def main():
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
     answers = os.fdopen(os.dup(1), "w")  # what libraries print goes elsewhere
     os.dup2(2, 1)
-    work, parameters = load(sys.argv[1]).build(**json.loads(sys.argv[2]))
+    spec = json.loads(sys.argv[2])
+    device = spec.get("device", "cpu")
+    work, parameters = load(sys.argv[1]).build(**spec)
     print(json.dumps({"parameters": parameters}), file=answers, flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = now(device)
         parts = work()
-        seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "parts": parts or {}, "peak_bytes": peak_bytes()}), file=answers, flush=True)
+        seconds = now(device) - start
+        answer = {"seconds": seconds, "parts": parts or {}, "peak_bytes": peak_bytes(device)}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """diffusers' side of sampling: its UnCLIPPipeline, with the same weights and captions, and no text encoder to run."""
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from unclip.benchmark.sides.sampling import (
     DECODER_GUIDANCE, DECODER_STEPS, LENGTH, PRIOR_GUIDANCE, PRIOR_STEPS, UPSAMPLER_STEPS, captions,
 )  # fmt: skip
+from unclip.benchmark.worker import now
 
 KINDS = {
     "prior": PriorTransformer, "decoder": UNet2DConditionModel, "text_proj": UnCLIPTextProjModel,
@@ -30,22 +30,22 @@ class Stages(UnCLIPPipeline):
 
     def progress_bar(self, timesteps):
         name = ("prior", "decoder", "upsampler")[len(self.seconds)]
-        start = time.perf_counter()
+        start = now(str(self.device))
         yield from timesteps
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = now(str(self.device)) - start
 
 
-def build(folder, batch, dtype, threads, channels_last=False):
+def build(folder, batch, dtype, threads, channels_last=False, device="cpu"):
     """channels_last: lay the U-Nets' tensors out so, as their manual advises for speed."""
     torch.set_num_threads(threads)
     dtype = getattr(torch, dtype)
     parts = {name: kind.from_pretrained(Path(folder) / name) for name, kind in KINDS.items()}
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
-            part.to(dtype)
+            part.to(device, dtype)
             if channels_last and name in ("decoder", "super_res_first", "super_res_last"):
                 part.to(memory_format=torch.channels_last)
-    text, null = captions(batch)
+    text, null = captions(batch, device)
     empty = SimpleNamespace(text_embeds=null["text_embed"].expand(batch, -1).to(dtype),
                             last_hidden_state=null["text_states"].expand(batch, -1, -1).to(dtype))  # fmt: skip
     tokens = SimpleNamespace(input_ids=torch.zeros(batch, LENGTH), attention_mask=null["text_mask"].expand(batch, -1).long())

@@ -9,18 +9,18 @@ from unclip.training.optimizers import build_optimizer
 from unclip.training.speed import checkpoint_gradients
 
 
-def build(folder, batch, checkpointed, threads):
+def build(folder, batch, checkpointed, threads, device="cpu"):
     """folder: of the decoder; checkpointed: whether with gradient checkpointing."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    decoder = Decoder.from_pretrained(folder).to(memory_format=torch.channels_last).train()
+    decoder = Decoder.from_pretrained(folder).to(device, memory_format=torch.channels_last).train()
     if checkpointed:
         checkpoint_gradients(decoder)
     optimizer, ema = build_optimizer(decoder, OptimizerConfig(name="muon", lr=1e-4)), EMA(decoder, 0.998)
     side = decoder.image_size
     data = {
-        "image": torch.randint(256, (batch, 3, side, side), dtype=torch.uint8),
-        "image_embed": torch.randn(batch, len(decoder.null_image)),
+        "image": torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, device=device),
+        "image_embed": torch.randn(batch, len(decoder.null_image), device=device),
     }
 
     def step():

@@ -1,7 +1,5 @@
 """Our side of sampling: prior, decoder and upsampler of a folder, for made-up captions."""
 
-import time
-
 import torch
 
 from unclip.decoder import Decoder
@@ -10,25 +8,26 @@ from unclip.prior import DiffusionPrior
 from unclip.upsampler import Upsampler
 
 from unclip.benchmark.sides.sampling import captions
+from unclip.benchmark.worker import now
 
 
-def build(folder, batch, dtype, threads, prior, decoder, upsampler):
+def build(folder, batch, dtype, threads, prior, decoder, upsampler, device="cpu"):
     """prior, decoder, upsampler: keywords of their `sample`."""
     torch.set_num_threads(threads)
     dtype = getattr(torch, dtype)
     kinds = {"prior": DiffusionPrior, "decoder": Decoder, "upsampler": Upsampler}
-    parts = {name: kind.from_pretrained(f"{folder}/{name}", dtype=dtype) for name, kind in kinds.items()}
+    parts = {name: kind.from_pretrained(f"{folder}/{name}", device, dtype) for name, kind in kinds.items()}
     for name in ("decoder", "upsampler"):
         parts[name].to(memory_format=torch.channels_last)
-    text, null = captions(batch)
+    text, null = captions(batch, device)
 
     def draw():
         seconds, seeds = {}, list(range(batch))
 
         def timed(name, *inputs, **options):
-            start = time.perf_counter()
+            start = now(device)
             drawn = parts[name].sample(*inputs, noise=SeededNoise(seeds), **options)
-            seconds[name] = time.perf_counter() - start
+            seconds[name] = now(device) - start
             return drawn
 
         embeds = timed("prior", text, null, **prior)

@@ -6,6 +6,9 @@ import torch
 
 from unclip.decoder import Decoder
 from unclip.prior import DiffusionPrior
+from unclip.training.config import OptimizerConfig
+from unclip.training.optimizers import build_optimizer
+from unclip.training.speed import compile_networks
 
 DIM, LENGTH, TOKENS = 128, 24, 10  # of a caption such as "a photo of a golden retriever"
 UNET = {
@@ -15,14 +18,17 @@ UNET = {
 TRANSFORMER = {"text_dim": DIM, "text_length": LENGTH, "width": 192, "layers": 3, "heads": 3}
 
 
-def build(part, batch, dtype, threads):
-    """part: "decoder" or "prior"."""
+def build(part, batch, dtype, threads, device="cpu", compile=None):
+    """part: "decoder" or "prior"; compile: a mode of torch.compile; None: the networks run as they are."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if part == "decoder":
         model = Decoder(unet=UNET, image_size=32, embed_dim=DIM).to(memory_format=torch.channels_last)
     else:
         model = DiffusionPrior(embed_dim=DIM, transformer=TRANSFORMER)
+    model.to(device)
+    if compile:
+        compile_networks(model, compile)
     data = {"image": torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8), "image_embed": torch.randn(batch, DIM)}
     for prefix, rows in (("", batch), ("null_", 1)):
         data |= {
@@ -30,8 +36,12 @@ def build(part, batch, dtype, threads):
             f"{prefix}text_states": torch.randn(rows, LENGTH, DIM),
             f"{prefix}text_mask": (torch.arange(LENGTH) < TOKENS).expand(rows, -1),
         }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    half = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+    data = {key: value.to(device) for key, value in data.items()}
+    optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-4, weight_decay=0.01))
+    kind = torch.device(device).type
+    if kind == "cuda" and dtype == "float32":
+        torch.set_float32_matmul_precision("high")  # as our training has it: see `allow_tf32`
+    half = torch.autocast(kind, torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
     def step():
         with half:

@@ -37,15 +37,16 @@ def parts():
     return prior.eval(), decoder.eval(), upsampler.eval()
 
 
-def captions(batch):
-    """Text keys of `batch` captions, and of the empty one."""
+def captions(batch, device):
+    """Text keys of `batch` captions, and of the empty one, the same on every device."""
     generator = torch.Generator().manual_seed(1)
 
     def text(rows, tokens):
-        return {
+        drawn = {
             "text_embed": torch.randn(rows, DIM, generator=generator),
             "text_states": torch.randn(rows, LENGTH, DIM, generator=generator),
             "text_mask": (torch.arange(LENGTH) < tokens).expand(rows, -1),
         }
+        return {key: value.to(device) for key, value in drawn.items()}
 
     return text(batch, TOKENS), text(1, 2)
