@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 
+from unclip.conditioning import trimmed
 from unclip.decoder import Decoder
 from unclip.prior import DiffusionPrior
 from unclip.training.config import OptimizerConfig
@@ -30,12 +31,8 @@ def build(part, batch, dtype, threads, device="cpu", compile=None):
     if compile:
         compile_networks(model, compile)
     data = {"image": torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8), "image_embed": torch.randn(batch, DIM)}
-    for prefix, rows in (("", batch), ("null_", 1)):
-        data |= {
-            f"{prefix}text_embed": torch.randn(rows, DIM),
-            f"{prefix}text_states": torch.randn(rows, LENGTH, DIM),
-            f"{prefix}text_mask": (torch.arange(LENGTH) < TOKENS).expand(rows, -1),
-        }
+    text, null_text = trimmed(captions(batch), captions(1))  # as the trainer's batches come
+    data |= text | {f"null_{key}": value for key, value in null_text.items()}
     data = {key: value.to(device) for key, value in data.items()}
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-4, weight_decay=0.01))
     kind = torch.device(device).type
@@ -51,3 +48,9 @@ def build(part, batch, dtype, threads, device="cpu", compile=None):
         optimizer.zero_grad()
 
     return step, sum(p.numel() for p in model.parameters())
+
+
+def captions(rows):
+    """Made-up text keys of captions of TOKENS tokens, filled up to LENGTH: (rows, ...) each."""
+    mask = (torch.arange(LENGTH) < TOKENS).expand(rows, -1)
+    return {"text_embed": torch.randn(rows, DIM), "text_states": torch.randn(rows, LENGTH, DIM), "text_mask": mask}
