@@ -104,7 +104,8 @@ class PriorTransformer(Checkpointing):
         x = torch.cat([self.text_states_proj(text_states), self.text_embed_proj(text_embed)[:, None]], dim=1)
         length = text_states.shape[1]
         text = length + 1
-        positions = self.positions[[*range(length), self.text_length]]                  # (L + 1, W)
+        end = self.text_length  # no list of places: on a GPU, that would wait
+        positions = torch.cat([self.positions[:length], self.positions[end:end + 1]])  # (L + 1, W)
         x = x + positions                                                               # (B, L + 1, W)
         mask = self._mask(text_mask)[..., :text, :text]                                 # (B, 1, L + 1, L + 1)
         memory = []
