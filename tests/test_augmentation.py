@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unclip.augmentation import crops, gaussian_blur, larger, noised, smaller
+from unclip.augmentation import corners, crops, gaussian_blur, larger, noised, smaller
 from unclip.diffusion import Schedule, process
 from unclip.openclip.library import import_open_clip
 
@@ -66,7 +66,7 @@ def test_crops_are_squares_of_the_picture_on_the_step():
     """Pictures whose pixels say where they are."""
     rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(16.0), indexing="ij")
     images = torch.stack([rows, columns]).expand(200, 2, 24, 16)
-    cut = crops(images, 8, 4, torch.Generator().manual_seed(0))
+    cut = crops(images, 8, 4, corners(images, 8, 4, torch.Generator().manual_seed(0)))
     assert cut.shape == (200, 2, 8, 8)
     corner = cut[:, :, 0, 0]
     assert torch.equal(cut - corner[:, :, None, None], images[:, :, :8, :8])
@@ -78,7 +78,12 @@ def test_crops_are_those_of_a_loop_with_the_same_draws(images, side, step):
     draws = torch.Generator().manual_seed(5)
     rows, columns = (torch.randint((n - side) // step + 1, (3,), generator=draws) * step for n in (24, 16))
     expected = [image[:, y : y + side, x : x + side] for image, y, x in zip(images, rows, columns)]
-    cut = crops(images, side, step, torch.Generator().manual_seed(5))
+    cut = crops(images, side, step, corners(images, side, step, torch.Generator().manual_seed(5)))
     assert torch.equal(cut, torch.stack(expected)) and cut.is_contiguous()
     torch.manual_seed(5)
-    assert torch.equal(crops(images, side, step), cut)
+    assert torch.equal(crops(images, side, step, corners(images, side, step)), cut)
+
+
+def test_a_crop_of_the_small_picture_shows_the_same_place(images):
+    place = corners(images, 8, 4, torch.Generator().manual_seed(5))
+    assert torch.equal(crops(smaller(images, 4), 2, 1, place), smaller(crops(images, 8, 4, place), 4))

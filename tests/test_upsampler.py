@@ -204,6 +204,27 @@ def test_it_trains_on_crops_and_draws_whole_pictures(batch, low):
     assert drawn(upsampler, low).shape == (3, 3, 16, 16)
 
 
+@pytest.mark.parametrize("options", [{}, {"crop": 8}, {"crop": 8, "scale": 4, "residual": 0.2, "max_blur": 0.3}])
+def test_the_small_picture_that_a_batch_brings_is_cut_where_the_picture_is(options):
+    """Pictures of blocks in -1 and 1, whose means are exact: with the small ones the loss is what it is without."""
+    upsampler, scale = make(**options), options.get("scale", 2)
+    small = 255 * torch.randint(0, 2, (8, 3, 16 // scale, 16 // scale), generator=generator(), dtype=torch.uint8)
+    image = small.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    shrunk, time = upsampler.loss({"image": image}, generator())
+    brought, same = upsampler.loss({"image": image, "small": small}, generator())
+    assert torch.equal(shrunk, brought) and torch.equal(time, same)
+    turned, _ = upsampler.loss({"image": image, "small": small.flip(-1)}, generator())
+    assert (turned - shrunk).abs().min() > 1e-6
+
+
+def test_it_is_shown_the_small_picture_that_a_batch_brings(batch):
+    upsampler, seen = make(max_blur=0.0, max_noise=0.0), []
+    upsampler.denoiser.network = lambda x_t, t, enlarged, **cond: seen.append(enlarged) or x_t
+    small = torch.randint(0, 256, (3, 3, 8, 8), generator=generator(), dtype=torch.uint8)
+    upsampler.loss({**batch, "small": small}, generator())
+    torch.testing.assert_close(seen[0], larger(small / 127.5 - 1, 2))
+
+
 def test_every_weight_learns(batch):
     upsampler = make(embed_dim=12)
     upsampler.loss(batch, generator())[0].mean().backward()

@@ -49,12 +49,22 @@ def noised(images, level, eps):
     return (1 - level**2).sqrt() * images + level * eps
 
 
-def crops(images, side, step, generator=None):
-    """A random square of each picture, at a multiple of `step` from its corner: (B, C, side, side); see `draws_on`."""
+def corners(images, side, step, generator=None):
+    """Where a random square of each picture begins: its top (B,) and left (B,), in steps; see `draws_on`."""
+    place = draws_on(images.device, generator)
+
+    def drawn(length):
+        count = (length - side) // step + 1
+        return torch.randint(count, images.shape[:1], generator=generator, device=place).to(images.device)
+
+    return drawn(images.shape[2]), drawn(images.shape[3])
+
+
+def crops(images, side, step, begin):
+    """The squares of pictures that begin where `corners` says: (B, C, side, side).
+
+    What a square of side n step shows, a square of side n and step 1 shows of the picture that is smaller by `step`.
+    """
     windows = images.unfold(2, side, step).unfold(3, side, step)                           # (B, C, rows, columns, s, s)
-    batch, place = torch.arange(len(images), device=images.device), draws_on(images.device, generator)
-
-    def drawn(count):
-        return torch.randint(count, batch.shape, generator=generator, device=place).to(images.device)
-
-    return windows[batch, :, drawn(windows.shape[2]), drawn(windows.shape[3])]
+    top, left = begin
+    return windows[torch.arange(len(images), device=images.device), :, top, left]

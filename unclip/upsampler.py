@@ -6,7 +6,7 @@ from typing import Literal, Optional
 import torch
 from torch import nn
 
-from .augmentation import crops, gaussian_blur, larger, noised, smaller
+from .augmentation import corners, crops, gaussian_blur, larger, noised, smaller
 from .data.images import to_float
 from .diffusion import Denoiser, Schedule, corrected, draw_timesteps, draws_on, noise_like, training_loss
 from .networks.embeddings import TimeEmbedding
@@ -19,9 +19,9 @@ NOISE_STEPS = 1000  # a noise level of 0..1 is embedded as a timestep of 0..1000
 class Upsampler(Stage):
     """A convolutional U-Net on pixels that sees the small picture, enlarged, beside x_t.
 
-    In training the small picture is the large one shrunk, then blurred and noised at random strengths, so that the
-    upsampler forgives what the stage before it draws; it is told the noise level. Without attention it trains on crops
-    and draws pictures of any size.
+    In training the small picture is the large one shrunk, or a version of it that the batch brings, then blurred and
+    noised at random strengths, so that the upsampler forgives what the stage before it draws; it is told the noise level.
+    Without attention it trains on crops and draws pictures of any size.
 
     Args:
         unet: keywords of `UNet`, less in_channels, out_channels and those of attention.
@@ -108,7 +108,8 @@ class Upsampler(Stage):
     def loss(self, batch, generator=None):
         """Algorithm 1 of DDPM on crops of pictures and of their spoilt small versions: (loss of each sample (B,), t / T).
 
-        batch: image uint8 (B, 3, S, S); image_embed (B, D), if it is used.
+        batch: image uint8 (B, 3, S, S); image_embed (B, D), if it is used; small uint8 (B, 3, s, s), if there are small
+            versions other than the pictures shrunk, such as those of training/redrawn.py.
 
         Raises:
             ValueError: the upsampler has a network of its own for the last step.
@@ -116,8 +117,11 @@ class Upsampler(Stage):
         if self.unet_last is not None:
             raise ValueError("an upsampler with last_step=true cannot be trained here")
         x_0 = to_float(batch["image"].to(self.device))                                                    # (B, 3, S, S)
+        small = to_float(batch["small"].to(self.device)) if "small" in batch else None                    # (B, 3, s, s)
         if self.crop:
-            x_0 = crops(x_0, self.crop, self.scale, generator)
+            begin = corners(x_0, self.crop, self.scale, generator)
+            x_0 = crops(x_0, self.crop, self.scale, begin)
+            small = None if small is None else crops(small, self.crop // self.scale, 1, begin)
         density = self.timestep_density if self.training else "uniform"
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device, density)
         eps = noise_like(x_0, generator)
@@ -125,7 +129,8 @@ class Upsampler(Stage):
         blur, level = torch.rand(2, len(x_0), generator=generator, device=place).to(self.device)         # (B,) in [0, 1)
         blur, level = self.max_blur * blur, self.max_noise * level
         with torch.autocast(x_0.device.type, enabled=False):  # in float32, as `sample` does it
-            low = gaussian_blur(smaller(x_0, self.scale), blur, self.max_blur)                            # (B, 3, s, s)
+            low = smaller(x_0, self.scale) if small is None else small                                    # (B, 3, s, s)
+            low = gaussian_blur(low, blur, self.max_blur)
             low = noised(low, level, noise_like(low, generator))
             cond = self.conditions(low, level, batch.get("image_embed"))
         x_0 = self.diffused(x_0, cond["enlarged"])

@@ -116,20 +116,26 @@ def models(make_prior, make_decoder):
         "decoder with text": lambda: make_decoder(text_dim=TEXT_WIDTH, learned_variance=True, vlb_weight=1e-3),
         "upsampler": lambda: Upsampler(**upsampler),
         "upsampler of crops": lambda: Upsampler(**upsampler, crop=4, max_blur=0.3, residual=0.2, embed_dim=D),
+        "upsampler of small pictures": lambda: Upsampler(**upsampler, crop=4, max_blur=0.3),
         "clip": lambda: ContrastiveCLIP(clip, crop=(4, 8), train_size=8, low_resolution=0.5, mix=0.5),
         "image tower": lambda: ContrastiveCLIP(clip, towers="image", num_labels=3, mix=0.5),
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["prior", "decoder", "decoder with text", "upsampler", "upsampler of crops", "clip", "image tower"]
-)
+    "name",
+    [
+        "prior", "decoder", "decoder with text", "upsampler", "upsampler of crops", "upsampler of small pictures", "clip",
+        "image tower",
+    ],
+)  # fmt: skip
 def test_no_loss_reads_what_lies_on_the_gpu(models, batch, name, monkeypatch):
     """To read a number there is to wait for all that the GPU has yet to do. A device without numbers stands for it, on
     which nothing can be read. And nothing is drawn on the CPU."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which that device does not know
     truth, tokens = torch.eye(3, dtype=torch.int8), torch.ones(3, TEXT_LENGTH, dtype=torch.long)
     batch = {**batch, "tokens": tokens, "truth": truth, "label": torch.arange(3)}
+    batch |= {"small": torch.zeros(3, 3, 4, 4, dtype=torch.uint8)} if name == "upsampler of small pictures" else {}
     batch = {key: value.to("meta") for key, value in batch.items()}
     model, state = models[name]().train().to("meta"), torch.get_rng_state()
     loss, time = model.loss(batch)

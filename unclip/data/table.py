@@ -22,6 +22,7 @@ class Table:
     sample and unique within a shard; shards: N paths; class_captions: for labelled sets.
     readings: for labelled sets, N dicts of what was read off the pictures (see attributes.py).
     image_embed: float16 (N, 2, D), CLIP's embedding of each picture and of its mirror image, once attached.
+    small: uint8 (N, 3, s, s), a small version of each picture that is not just the picture shrunk, once attached.
     """
 
     images: torch.Tensor
@@ -32,6 +33,7 @@ class Table:
     class_captions: ClassCaptions = None
     readings: list = None
     image_embed: torch.Tensor = None
+    small: torch.Tensor = None
 
     def __len__(self):
         return len(self.images)
@@ -49,7 +51,7 @@ class Table:
         return replace(
             self, images=self.images[rows], keys=pick_list(self.keys), shards=pick_list(self.shards),
             labels=pick(self.labels), captions=pick_list(self.captions), readings=pick_list(self.readings),
-            image_embed=pick(self.image_embed),
+            image_embed=pick(self.image_embed), small=pick(self.small),
         )  # fmt: skip
 
 
@@ -121,9 +123,10 @@ class TableBatches:
 
     A batch is a dict: image uint8 (B, 3, S, S), mirrored at random; caption, a list of B strings; concept, said, known
     and readings, lists of what the captions say and of what is known of the pictures (see truth.py);
-    image_embed float32 (B, D) of the picture as it is, mirrored or not, where the table has embeddings; label (B,)
-    for labelled sets. Process `rank` of `world` gets its own part of every global batch. captions: whether to draw them;
-    without, the batches have neither caption, concept, said, known nor readings, and are else the same.
+    image_embed float32 (B, D) of the picture as it is, mirrored or not, and small uint8 (B, 3, s, s), mirrored as the
+    picture is, where the table has them; label (B,) for labelled sets. Process `rank` of `world` gets its own part of every
+    global batch. captions: whether to draw them; without, the batches have neither caption, concept, said, known nor
+    readings, and are else the same.
     """
 
     def __init__(self, table, batch_size, seed, rank=0, world=1, mirror=True, captions=True):
@@ -161,14 +164,20 @@ def draw_flips(count, mirror, rng):
 
 def make_batch(table, rows, flip, rng=None):
     """The rows of a table as a batch (see TableBatches); flip: bool (B,); rng: draws the captions, None: without them."""
-    image = table.images.index_select(0, rows)  # copies a picture at once, as indexing does not
-    image = torch.cat([image, image.flip(-1)]).index_select(0, torch.arange(len(rows)) + len(rows) * flip)
-    batch = {"image": image, "key": [table.keys[r] for r in rows.tolist()]}
+    batch = {"image": images_of(table.images, rows, flip), "key": [table.keys[r] for r in rows.tolist()]}
     if table.labels is not None:
         batch["label"] = table.labels[rows]
     if table.image_embed is not None:
         batch["image_embed"] = table.image_embed[rows, flip.long()].float()
+    if table.small is not None:
+        batch["small"] = images_of(table.small, rows, flip)
     return batch if rng is None else {**batch, **draw_captions(table, rows.tolist(), flip.tolist(), rng)}
+
+
+def images_of(images, rows, flip):
+    """Some rows of pictures, mirrored where `flip` says so: a copy."""
+    image = images.index_select(0, rows)  # copies a picture at once, as indexing does not
+    return torch.cat([image, image.flip(-1)]).index_select(0, torch.arange(len(rows)) + len(rows) * flip)
 
 
 def draw_captions(table, rows, flip, rng):

@@ -23,6 +23,7 @@ from ..upsampler import Upsampler
 from .config import RunConfig
 from .loop import train
 from .processes import process
+from .redrawn import Redrawn, check_drawn, redrawn_batches
 from .sources import Source
 
 SAMPLES = 32
@@ -75,10 +76,12 @@ class DecoderRun(RunConfig):
 
 class UpsamplerRun(RunConfig):
     """out: the model folder that gets the part `upsampler-STAGE`. image_size follows from the data. With `clip`, it is
-    told the image embeddings of that CLIP; without, it sees the smaller picture alone."""
+    told the image embeddings of that CLIP; without, it sees the smaller picture alone. redrawn: trains it on small pictures
+    that the stages before it spoilt, too: see Redrawn."""
 
     out: str
     stage: int = Field(1, ge=1)
+    redrawn: Optional[Redrawn] = None
     clip: Optional[EncoderConfig] = None
     model: signature_model(Upsampler, may_miss=["image_size"], unet=CONVOLUTIONS)
 
@@ -159,11 +162,14 @@ def train_upsampler(path, overrides=()):
     takes, drawn = model.image_size // model.scale, side_before(config.out, config.stage)
     if drawn not in (None, takes):
         raise UserError(f"{path}: this upsampler takes {takes}x{takes}, but {config.out} draws {drawn}x{drawn} before it")
+    if config.redrawn is not None:
+        check_drawn(config.redrawn.model, config.stage, takes, path)
     source = Source(config, clip)
     val = source.validation()
+    batches = source.training() if config.redrawn is None else redrawn_batches(config, source.table, model.scale)
     if clip is not None:
         begin(config, clip)
-    train(model, source.training(), val, config, sample=lambda model: upsampled_grid(model, val[0]),
+    train(model, batches, val, config, sample=lambda model: upsampled_grid(model, val[0]),
           export=lambda model: model.save(Path(config.out) / f"upsampler-{config.stage}"))  # fmt: skip
 
 
