@@ -16,7 +16,7 @@ from unclip.hub import POCKET
 from unclip.zero_shot import TEMPLATES, ZeroShotClassifier
 
 MEGABYTE = 2**20
-SIDE = 64
+SIDE = 128
 PHOTOGRAPH = Path(__file__).resolve().parents[1] / "data" / "photos" / "cat.jpg"
 QUICK = {"num_inference_steps": 12, "prior_num_samples": 2}
 
@@ -33,7 +33,7 @@ def concepts():
 
 def test_it_is_small_half_precision_and_holds_no_pickle():
     weights = list(POCKET.rglob("*.safetensors"))
-    assert {w.parent.name for w in weights} == {"clip", "prior", "decoder", "upsampler-1"}
+    assert {w.parent.name for w in weights} == {"clip", "prior", "decoder", "upsampler-1", "upsampler-2"}
     assert sum(w.stat().st_size for w in weights) <= 90 * MEGABYTE
     assert not [f for f in POCKET.rglob("*") if f.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl")]
     for file in weights:
