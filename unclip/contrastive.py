@@ -127,7 +127,7 @@ class ContrastiveCLIP(nn.Module):
     def loss(self, batch, generator=None):
         """Loss of each pair, (B,), and None for its timestep.
 
-        batch: image uint8 (B, 3, S, S); what `read` reads or, sooner done, adds; or label (B,) for the image tower alone.
+        batch: image uint8 (B, 3, S, S); what `read` adds, or label (B,) for the image tower alone.
         """
         if self.training:
             self.bound_temperature()
@@ -148,9 +148,8 @@ class ContrastiveCLIP(nn.Module):
             def loss_as(of):
                 return F.cross_entropy(logits, label[of], label_smoothing=LABEL_SMOOTHING, reduction="none")
         else:
-            read = batch if "tokens" in batch else self.read(batch)
-            text_embed = self.clip.encode_text(read["tokens"].to(device)).float()
-            truth = read["truth"].to(device)
+            text_embed = self.clip.encode_text(batch["tokens"].to(device)).float()
+            truth = batch["truth"].to(device)
 
             def loss_as(of):
                 return contrastive_loss(image_embed, text_embed[of], logit_scale, truth[of][:, of])
@@ -191,7 +190,7 @@ class ContrastiveCLIP(nn.Module):
             corner = (torch.rand(batch, 2, device=device) * (size - side + 1)).floor()                    # (B, 2) x, y
             # affine_grid's coordinates run from -1 to 1 over the picture
             scale, shift = side / size, (2 * corner + side) / size - 1
-            shrink = scale[:, :, None] * torch.eye(2, device=device)                                   # (B, 2, 2)
+            shrink = scale[:, :, None] * torch.eye(2, device=device)                                      # (B, 2, 2)
             theta = torch.cat([shrink, shift[:, :, None]], dim=2).to(images)                              # (B, 2, 3)
             out = self.train_size or self.crop[1]
             grid = F.affine_grid(theta, (batch, 3, out, out), align_corners=False)

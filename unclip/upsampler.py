@@ -117,11 +117,10 @@ class Upsampler(Stage):
         if self.unet_last is not None:
             raise ValueError("an upsampler with last_step=true cannot be trained here")
         x_0 = to_float(batch["image"].to(self.device))                                                    # (B, 3, S, S)
-        small = to_float(batch["small"].to(self.device)) if "small" in batch else None                    # (B, 3, s, s)
+        low = to_float(batch["small"].to(self.device)) if "small" in batch else smaller(x_0, self.scale)  # (B, 3, s, s)
         if self.crop:
             begin = corners(x_0, self.crop, self.scale, generator)
-            x_0 = crops(x_0, self.crop, self.scale, begin)
-            small = None if small is None else crops(small, self.crop // self.scale, 1, begin)
+            x_0, low = crops(x_0, self.crop, self.scale, begin), crops(low, self.crop // self.scale, 1, begin)
         density = self.timestep_density if self.training else "uniform"
         t = draw_timesteps(len(x_0), self.schedule.num_timesteps, generator, self.device, density)
         eps = noise_like(x_0, generator)
@@ -129,7 +128,6 @@ class Upsampler(Stage):
         blur, level = torch.rand(2, len(x_0), generator=generator, device=place).to(self.device)         # (B,) in [0, 1)
         blur, level = self.max_blur * blur, self.max_noise * level
         with torch.autocast(x_0.device.type, enabled=False):  # in float32, as `sample` does it
-            low = smaller(x_0, self.scale) if small is None else small                                    # (B, 3, s, s)
             low = gaussian_blur(low, blur, self.max_blur)
             low = noised(low, level, noise_like(low, generator))
             cond = self.conditions(low, level, batch.get("image_embed"))

@@ -1,9 +1,7 @@
 """`scripts/distill.py` on a few pictures and a model of a few thousand weights."""
 
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -20,6 +18,8 @@ from unclip.errors import UserError
 from unclip.pipeline import UnCLIP
 from unclip.training.distillation import distill
 
+from .conftest import OPTIMIZER, write_config
+
 
 @pytest.fixture
 def write(tmp_path, model_files):
@@ -32,15 +32,11 @@ def write(tmp_path, model_files):
             "out": str(tmp_path / "out"),
             "data": {"folder": str(tmp_path / "shards"), "image_size": SIDE, "workers": 0},
             "student": {"steps": [4, 2, 1], "teacher_steps": 8},
-            "optimizer": {"name": "muon", "lr": 1e-3, "warmup": 2},
+            "optimizer": OPTIMIZER,
             "train": {"run": str(tmp_path / "run"), "batch_size": 6, "steps": 3, "precision": "no", "val_samples": 8,
                       "ema": 0.5},
         }  # fmt: skip
-        for name, change in changes.items():
-            sections[name] = {**sections.get(name, {}), **change} if isinstance(change, dict) else change
-        path = tmp_path / "distill.yaml"
-        path.write_text(yaml.safe_dump(sections))
-        return path
+        return write_config(tmp_path / "distill.yaml", sections, changes)
 
     return write
 
@@ -78,21 +74,10 @@ def test_the_script_writes_a_model_that_draws_in_few_steps(write, run_script, ca
     assert (tmp_path / "run" / "samples" / "0000003.png").is_file()
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, tmp_path):
     """Stopped by Ctrl-C in its second step, and run again with the saved config."""
     distill(write(train={"run": str(tmp_path / "straight")}, out=str(tmp_path / "one")))
-
-    loss, calls = Distillation.loss, []
-
-    def interrupted(model, batch, generator=None):
-        calls.append(model.training)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return loss(model, batch, generator)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Distillation, "loss", interrupted)
-        distill(write(out=str(tmp_path / "two")))
+    interrupted(Distillation, lambda: distill(write(out=str(tmp_path / "two"))))
     counters = tmp_path / "run" / "checkpoint" / "counters.json"
     assert json.loads(counters.read_text())["step"] == 2
     UnCLIP.from_pretrained(tmp_path / "two")  # whole already

@@ -1,8 +1,6 @@
 """Upsamplers that train on small pictures which the stages before them drew."""
 
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -22,6 +20,8 @@ from unclip.training.redrawn import redraw, redrawn_batches
 from unclip.training.sources import Source
 from unclip.upsampler import Upsampler
 
+from .conftest import OPTIMIZER, write_config
+
 HALF = {"share": 0.5, "strength": [0.4, 0.9], "pictures": 20}
 
 
@@ -36,15 +36,11 @@ def write(tmp_path, model_files):
             "redrawn": {"model": str(model_files), **HALF},
             "data": {"folder": str(tmp_path / "shards"), "image_size": 2 * SIDE, "workers": 0},
             "model": {"unet": CONVOLUTIONS, "scale": 2, "crop": SIDE},
-            "optimizer": {"name": "muon", "lr": 1e-3, "warmup": 2},
+            "optimizer": OPTIMIZER,
             "train": {"run": str(tmp_path / "run"), "batch_size": 6, "steps": 3, "precision": "no", "val_samples": 8,
                       "ema": 0.5},
         }  # fmt: skip
-        for name, change in changes.items():
-            sections[name] = {**sections.get(name, {}), **change} if isinstance(change, dict) else change
-        path = tmp_path / "upsampler.yaml"
-        path.write_text(yaml.safe_dump(sections))
-        return path
+        return write_config(tmp_path / "upsampler.yaml", sections, changes)
 
     return write
 
@@ -204,19 +200,9 @@ def test_training_has_redrawn_pictures_and_validation_has_not(write, losses, cas
     assert kept["redrawn"] == {"model": str(cascade_files), **HALF}
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, tmp_path):
     runs.train_upsampler(write(train={"run": str(tmp_path / "straight")}, out=str(tmp_path / "one")))
-    loss, calls = Upsampler.loss, []
-
-    def interrupted(model, batch, generator=None):
-        calls.append(model.training)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return loss(model, batch, generator)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Upsampler, "loss", interrupted)
-        runs.train_upsampler(write(out=str(tmp_path / "two")))
+    interrupted(Upsampler, lambda: runs.train_upsampler(write(out=str(tmp_path / "two"))))
     counters = tmp_path / "run" / "checkpoint" / "counters.json"
     assert json.loads(counters.read_text())["step"] == 2
     runs.train_upsampler(tmp_path / "run" / "config.yaml")

@@ -18,7 +18,8 @@ from unclip.training import runs
 from unclip.training.config import RunConfig
 from unclip.training.sources import Source
 
-OPTIMIZER = {"name": "muon", "lr": 1e-3, "warmup": 2}
+from .conftest import OPTIMIZER, write_config
+
 TRANSFORMER = {"width": 32, "layers": 1, "heads": 2}
 MODELS = {
     "prior": {"transformer": TRANSFORMER},
@@ -51,11 +52,7 @@ def write(tmp_path, shards, model_files):
         else:
             sections |= {"out": str(tmp_path / "out"), "clip": {"name": str(model_files / "clip"), "unit_variance": True}}
             sections["model"] = MODELS[part]
-        for name, change in changes.items():
-            sections[name] = {**sections.get(name, {}), **change} if isinstance(change, dict) else change
-        path = tmp_path / f"{part}.yaml"
-        path.write_text(yaml.safe_dump(sections))
-        return path
+        return write_config(tmp_path / f"{part}.yaml", sections, changes)
 
     return write
 

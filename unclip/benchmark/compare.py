@@ -16,7 +16,7 @@ def compare(what, rounds, threads, dtype, device, batch, compile, peer_python, o
     """
     described = machine(device)
     threads = described["cores"] if threads is None else threads
-    at_least_one(rounds=rounds, threads=threads, **({} if batch is None else {"samples": batch}))
+    at_least_one(rounds=rounds, threads=threads, samples=batch)
     how = {"dtype": dtype, "threads": threads, "device": device}
     if what == "sampling":
         measured = {"sampling": sampling.measure(rounds, how, batch)}

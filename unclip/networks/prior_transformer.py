@@ -105,7 +105,7 @@ class PriorTransformer(Checkpointing):
         length = text_states.shape[1]
         text = length + 1
         end = self.text_length  # no list of places: on a GPU, that would wait
-        positions = torch.cat([self.positions[:length], self.positions[end:end + 1]])  # (L + 1, W)
+        positions = torch.cat([self.positions[:length], self.positions[end : end + 1]])  # (L + 1, W)
         x = x + positions                                                               # (B, L + 1, W)
         mask = self._mask(text_mask)[..., :text, :text]                                 # (B, 1, L + 1, L + 1)
         memory = []

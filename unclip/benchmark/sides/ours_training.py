@@ -11,6 +11,8 @@ from unclip.training.config import OptimizerConfig
 from unclip.training.optimizers import build_optimizer
 from unclip.training.speed import compile_networks
 
+from unclip.benchmark.sides.texts import made_up
+
 DIM, LENGTH, TOKENS = 128, 24, 10  # of a caption such as "a photo of a golden retriever"
 UNET = {
     "channels": 96, "multipliers": [1, 2, 2], "num_res_blocks": 1, "attention_levels": [1, 2], "middle_attention": True,
@@ -31,7 +33,7 @@ def build(part, batch, dtype, threads, device="cpu", compile=None):
     if compile:
         compile_networks(model, compile)
     data = {"image": torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8), "image_embed": torch.randn(batch, DIM)}
-    text, null_text = trimmed(captions(batch), captions(1))  # as the trainer's batches come
+    text, null_text = trimmed(*(made_up(rows, TOKENS, DIM, LENGTH) for rows in (batch, 1)))  # as the trainer's batches come
     data |= text | {f"null_{key}": value for key, value in null_text.items()}
     data = {key: value.to(device) for key, value in data.items()}
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-4, weight_decay=0.01))
@@ -48,9 +50,3 @@ def build(part, batch, dtype, threads, device="cpu", compile=None):
         optimizer.zero_grad()
 
     return step, sum(p.numel() for p in model.parameters())
-
-
-def captions(rows):
-    """Made-up text keys of captions of TOKENS tokens, filled up to LENGTH: (rows, ...) each."""
-    mask = (torch.arange(LENGTH) < TOKENS).expand(rows, -1)
-    return {"text_embed": torch.randn(rows, DIM), "text_states": torch.randn(rows, LENGTH, DIM), "text_mask": mask}

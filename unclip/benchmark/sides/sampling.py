@@ -2,9 +2,12 @@
 
 import torch
 
+from unclip.conditioning import on
 from unclip.decoder import Decoder
 from unclip.prior import DiffusionPrior
 from unclip.upsampler import Upsampler
+
+from unclip.benchmark.sides.texts import made_up
 
 DIM, LENGTH, TOKENS = 768, 77, 14  # of CLIP ViT-L/14, and of a caption of a dozen words
 PRIOR_STEPS, DECODER_STEPS, UPSAMPLER_STEPS = 25, 25, 7  # Karlo's
@@ -40,13 +43,4 @@ def parts():
 def captions(batch, device):
     """Text keys of `batch` captions, and of the empty one, the same on every device."""
     generator = torch.Generator().manual_seed(1)
-
-    def text(rows, tokens):
-        drawn = {
-            "text_embed": torch.randn(rows, DIM, generator=generator),
-            "text_states": torch.randn(rows, LENGTH, DIM, generator=generator),
-            "text_mask": (torch.arange(LENGTH) < tokens).expand(rows, -1),
-        }
-        return {key: value.to(device) for key, value in drawn.items()}
-
-    return text(batch, TOKENS), text(1, 2)
+    return [on(made_up(rows, tokens, DIM, LENGTH, generator), device) for rows, tokens in ((batch, TOKENS), (1, 2))]
