@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unclip.data.images import decode, grid, square, to_float, to_pil, to_rgb
+from unclip.data.images import decode, decode_with_side, grid, square, to_float, to_pil, to_rgb
 
 from .pictures import encoded, picture
 
@@ -13,6 +13,14 @@ from .pictures import encoded, picture
 def test_png_of_the_right_size_is_decoded_as_it_is():
     image = picture(5)
     assert torch.equal(decode(encoded(image), 8), torch.from_numpy(np.array(image)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])  # JPEGs are shrunk while they are read
+def test_the_side_is_that_of_the_whole_picture(form):
+    content = encoded(picture(5, 64).crop((0, 0, 64, 48)), form)
+    for size in (8, 100):
+        pixels, side = decode_with_side(content, size)
+        assert side == 48 and torch.equal(pixels, decode(content, size))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])

@@ -107,6 +107,7 @@ def test_img2dataset_output_is_read_as_it_is(tmp_path):
     assert read.keys == ["000000000", "000000003"] and read.images.shape == (2, 3, 4, 4)
     assert read.captions == [["a dog", "a brown dog"], ["Käfer"]]
     assert read.words() == ["a", "brown", "dog", "käfer"]
+    assert read.sides.tolist() == [8, 8] and read.take(torch.tensor([1])).sides.tolist() == [8]
     assert lines == ["skipped 1 corrupt sample(s) or shard end(s); the first: 000000001 in 00000.tar: its caption is empty"]
 
 

@@ -223,6 +223,36 @@ def test_a_cascade_is_judged_at_the_size_of_the_stage(evaluate, cascade_files, l
         assert report_of(tmp_path)["side"] == side
 
 
+@pytest.mark.parametrize("options, compared", [(["--all-real"], 24), ([], 6)])
+def test_real_pictures_that_are_enlarged_are_counted_and_said(evaluate, cascade_files, plain_folder, tmp_path, options, compared):
+    """Every second one is of 8x8, the others of 16x16: smaller than what the upsampler draws, not than what base does."""
+    (tmp_path / "c.txt").write_text("dog\nred car\n")
+    reference = plain_folder("photographs", count=24, sides=(8, 16))
+    argv = ("--concepts", tmp_path / "c.txt", "--data", reference, "--num-images", "6", "--upsampler-steps", "1", *options)
+    for stage in ("upsampler-1", "base"):
+        code, out, err = evaluate(*argv, "--stop-after", stage, model=cascade_files)
+        assert code == 0, err
+        report, text = report_of(tmp_path), (tmp_path / "out" / "report.md").read_text()
+        assert text.splitlines()[2] in out and report["num_real"] == compared
+        if stage == "base":
+            assert report["num_enlarged"] == 0 and "enlarged" not in text
+        else:
+            rows = torch.arange(24) if options else torch.randperm(24, generator=torch.Generator().manual_seed(0))[:compared]
+            names = sorted(reference.iterdir())
+            small = sum(Image.open(names[row]).width == 8 for row in rows)
+            assert report["num_enlarged"] == small and 0 < small < compared
+            assert f" Of the {compared} real ones, {small} are smaller than 16x16 and were enlarged to it. Judge: " in text
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_enlarged_pictures_of_shards(evaluate, cascade_files, labelled, tmp_path, labels):
+    folder = labelled if labels else captioned_tar(tmp_path / "mine" / "test" / "0.tar", range(30)).parents[1]
+    options = ("--stop-after", "upsampler-1", "--upsampler-steps", "1", "--no-prior")
+    assert evaluate("--data", folder, "--num-images", "9", *options, model=cascade_files)[0] == 0
+    assert report_of(tmp_path)["num_enlarged"] == 9
+    assert "Of the 9 real ones, 9 are smaller than 16x16 and were enlarged" in (tmp_path / "out" / "report.md").read_text()
+
+
 @pytest.mark.parametrize("argv, says", [
     ([], "nothing to draw"),
     (["--data", "{real}", "--num-images", "0"], "needs one picture at least"),

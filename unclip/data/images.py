@@ -19,10 +19,16 @@ def decode(content, size, squash=False):
 
     squash: resize the whole picture to a square instead, as `FrozenCLIP.squash` says.
     """
+    return decode_with_side(content, size, squash)[0]
+
+
+def decode_with_side(content, size, squash=False):
+    """What `decode` gives, and the shorter side of the picture as it was encoded."""
     image = Image.open(io.BytesIO(content))
+    side = min(image.size)
     image.draft("RGB", (size, size))
     image = to_rgb(image)
-    return to_uint8(image.resize((size, size), Image.Resampling.BICUBIC) if squash else square(image, size))
+    return to_uint8(image.resize((size, size), Image.Resampling.BICUBIC) if squash else square(image, size)), side
 
 
 def read_image(path, background="white"):

@@ -10,7 +10,7 @@ import torch
 from ..errors import UserError
 from .attributes import checked, mirrored
 from .captions import ClassCaptions, words_of
-from .images import decode
+from .images import decode_with_side
 from .shards import Skipped, find_shards, image_bytes, read_samples
 
 
@@ -23,6 +23,7 @@ class Table:
     readings: for labelled sets, N dicts of what was read off the pictures (see attributes.py).
     image_embed: float16 (N, 2, D), CLIP's embedding of each picture and of its mirror image, once attached.
     small: uint8 (N, 3, s, s), a small version of each picture that is not just the picture shrunk, once attached.
+    sides: LongTensor (N,), the shorter side of each picture in its shard, before it was made S x S.
     """
 
     images: torch.Tensor
@@ -34,6 +35,7 @@ class Table:
     readings: list = None
     image_embed: torch.Tensor = None
     small: torch.Tensor = None
+    sides: torch.Tensor = None
 
     def __len__(self):
         return len(self.images)
@@ -51,7 +53,7 @@ class Table:
         return replace(
             self, images=self.images[rows], keys=pick_list(self.keys), shards=pick_list(self.shards),
             labels=pick(self.labels), captions=pick_list(self.captions), readings=pick_list(self.readings),
-            image_embed=pick(self.image_embed), small=pick(self.small),
+            image_embed=pick(self.image_embed), small=pick(self.small), sides=pick(self.sides),
         )  # fmt: skip
 
 
@@ -86,11 +88,11 @@ def load_shards(shards, size, class_captions=None, say=print, every=1):
 
 
 def decode_sample(sample, size, class_captions=None):
-    """A sample of a shard as (image, caption lines or label, readings or None, key, shard).
+    """A sample of a shard as (image, caption lines or label, readings or None, key, shard, its own shorter side).
 
     Raises some Exception where it is broken.
     """
-    image, readings = decode(image_bytes(sample), size), None
+    (image, side), readings = decode_with_side(image_bytes(sample), size), None
     if class_captions is not None:
         text = int(sample["cls"])
         if not 0 <= text < len(class_captions.names):
@@ -101,7 +103,7 @@ def decode_sample(sample, size, class_captions=None):
         text = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
         if not text:
             raise ValueError("its caption is empty")
-    return image, text, readings, sample["__key__"], sample["__url__"]
+    return image, text, readings, sample["__key__"], sample["__url__"], side
 
 
 def where_is(sample):
@@ -111,11 +113,12 @@ def where_is(sample):
 
 def table_of(samples, class_captions=None):
     """The Table of some decoded samples."""
-    images, texts, readings, keys, shards = map(list, zip(*samples))
+    images, texts, readings, keys, shards, sides = map(list, zip(*samples))
+    images, sides = torch.stack(images), torch.tensor(sides)
     if class_captions is not None:
         labels = torch.tensor(texts)
-        return Table(torch.stack(images), keys, shards, labels, class_captions=class_captions, readings=readings)
-    return Table(torch.stack(images), keys, shards, captions=texts)
+        return Table(images, keys, shards, labels, class_captions=class_captions, readings=readings, sides=sides)
+    return Table(images, keys, shards, captions=texts, sides=sides)
 
 
 class TableBatches:

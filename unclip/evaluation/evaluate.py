@@ -207,6 +207,11 @@ class Bench:
     def num_real(self):
         return len(self.reference) if self.reference else 0
 
+    @property
+    def num_enlarged(self):
+        """How many of the real pictures compared with were smaller than the others, and were enlarged to their side."""
+        return int((self.reference.pictures.sides < self.side).sum()) if self.reference else 0
+
     def facts(self, num_images):
         """What the report says of itself."""
         request = self.request
@@ -216,7 +221,7 @@ class Bench:
             "concepts": request.concepts and str(request.concepts), "true_embeddings": request.true_embeddings, "judge": self.judge_name,
             "features": self.judge.features.name, "seed": request.seed, "rounds": request.rounds, "side": self.side,
             "num_images": num_images,
-            "num_compared": min(num_images, self.num_real), "num_real": self.num_real,
+            "num_compared": min(num_images, self.num_real), "num_real": self.num_real, "num_enlarged": self.num_enlarged,
             "settings": None if request.images else self.model.used(self.settings),
         }  # fmt: skip
 

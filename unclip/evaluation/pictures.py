@@ -18,13 +18,14 @@ from ..zero_shot import fill
 class Pictures:
     """images: uint8 (N, 3, S, S); prompts: N strings, what each is to show, or None; labels: N positions among the
     classes' names, or None; image_embed: (N, D), the true embeddings of real pictures, or None; table: where these came
-    from."""
+    from; sides: LongTensor (N,), the shorter sides of real pictures before they were made S x S, or None."""
 
     images: torch.Tensor
     prompts: list = None
     labels: torch.Tensor = None
     image_embed: torch.Tensor = None
     table: Table = None
+    sides: torch.Tensor = None
 
     def __len__(self):
         return len(self.images)
@@ -37,6 +38,7 @@ class Pictures:
             prompts=None if self.prompts is None else [self.prompts[r] for r in rows.tolist()],
             labels=None if self.labels is None else self.labels[rows],
             image_embed=None if self.image_embed is None else self.image_embed[rows],
+            sides=None if self.sides is None else self.sides[rows],
         )
 
     def embed(self, clip):
@@ -111,10 +113,11 @@ def real_pictures(folder, split, side):
         return pictures_of_folder(folder, side)
     table = load_table(folder, split, side)
     if table.labels is None:
-        return Pictures(table.images, [captions[0] for captions in table.captions], table=table)
+        return Pictures(table.images, [captions[0] for captions in table.captions], table=table, sides=table.sides)
     classes = table.class_captions
     prompts = brief_of_concepts([names[0] for names in classes.names], classes.no_article).prompts
-    return Pictures(table.images, [prompts[label] for label in table.labels.tolist()], table.labels, table=table)
+    prompts = [prompts[label] for label in table.labels.tolist()]
+    return Pictures(table.images, prompts, table.labels, table=table, sides=table.sides)
 
 
 def pictures_of_folder(folder, side=None):
@@ -123,12 +126,13 @@ def pictures_of_folder(folder, side=None):
     Raises:
         UserError: no folder, no picture in it, one that is broken, or sizes that differ.
     """
-    images, size = [], None
+    images, sides, size = [], [], None
     for path in image_files(folder, ", or shards"):
         image = read_image(path)
         if side is None and size not in (None, image.size):
             (a, b), (c, d) = size, image.size
             raise UserError(f"the pictures in {folder} have different sizes ({a}x{b}, {c}x{d}, ...): make them one size")
         size = image.size
+        sides.append(min(size))
         images.append(to_uint8(square(image, side or min(size))))
-    return Pictures(torch.stack(images))
+    return Pictures(torch.stack(images), sides=torch.tensor(sides))

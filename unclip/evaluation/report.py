@@ -47,7 +47,11 @@ def markdown(report):
     if report["num_compared"]:
         many = "as many" if report["num_real"] == report["num_compared"] else report["num_real"]
         head += f", {report['num_compared']} of them against {many} real ones of {report['data']}"
-    head += f". Judge: {report['judge']}; features: {report['features']}. In brackets: 95% intervals."
+    head += "."
+    if report["num_enlarged"]:
+        enlarged, side = report["num_enlarged"], f"{report['side']}x{report['side']}"
+        head += f" Of the {report['num_real']} real ones, {enlarged} are smaller than {side} and were enlarged to it."
+    head += f" Judge: {report['judge']}; features: {report['features']}. In brackets: 95% intervals."
     lines = [f"# {what}", "", head]
     if report["settings"]:
         lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in report["settings"].items() if v is not None)]
