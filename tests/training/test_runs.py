@@ -134,6 +134,8 @@ def test_a_clip_is_trained_and_then_used(write, tmp_path):
     ("clip", {"model": {"architecture": {"embed_dim": 4}}}, "text_cfg"),
     ("clip", {"model": {"architecture": CLIP_CONFIG, "crop": [8, 99]}}, "model.crop is [8, 99]"),
     ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "image"}}, "learns from labels, which these pictures lack"),
+    ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "means"}}, "say in train.init_from whose"),
+    ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "means", "mix": 0.5}, "train": {"init_from": "a/b"}}, "leave out mix"),
     ("clip", {"data": {"folder": "nowhere"}}, "no data folder nowhere"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_end_in_a_line_before_training(write, tmp_path, part, changes, message):
@@ -229,18 +231,20 @@ def labelled(tmp_path):
 def test_a_clip_learns_one_tower_at_a_time_and_then_both(write, labelled, tmp_path):
     """Each part begins where the one before it ended, and moves what it is to move."""
     weights, part = {}, None
-    for towers in ("image", "text", "both"):
+    for towers in ("image", "text", "both", "means"):
         begin = {"init_from": str(part / "clip" / "open_clip_model.safetensors")} if part else {}
         part = tmp_path / f"run-{towers}"
         data, model = {"folder": str(labelled)}, {"architecture": CLIP_CONFIG, "towers": towers}
         runs.train_clip(write("clip", data=data, model=model, train={"run": str(part), **begin}))
         weights[towers] = load_file(part / "clip" / "open_clip_model.safetensors")
-    image, text, both = weights.values()
-    assert image.keys() == text.keys() == both.keys()
+    image, text, both, means = weights.values()
+    assert image.keys() == text.keys() == both.keys() == means.keys()
     moved = {k for k in image if not torch.equal(image[k], text[k])}
     assert "text_projection" in moved and not any(k.startswith("visual.") for k in moved)
     moved = {k for k in text if not torch.equal(text[k], both[k])}
     assert "text_projection" in moved and any(k.startswith("visual.") for k in moved)
+    moved = {k for k in both if not torch.equal(both[k], means[k])}
+    assert "text_projection" in moved and not any(k.startswith("visual.") or k == "logit_scale" for k in moved)
 
 
 def test_concepts_that_are_repeated_come_more_often(labelled):

@@ -30,14 +30,14 @@ SAMPLES = 32
 
 
 class ClipModel(Strict):
-    """architecture: OpenCLIP's model config; the rest: see ContrastiveCLIP."""
+    """architecture: OpenCLIP's model config; towers: "means" is LedText; the rest: see ContrastiveCLIP."""
 
     architecture: dict
     crop: Optional[tuple[int, int]] = None
     train_size: Optional[int] = Field(None, ge=1)
     low_resolution: float = 0.0
     mix: float = Field(0.0, ge=0, le=1)
-    towers: Literal["both", "image", "text"] = "both"
+    towers: Literal["both", "image", "text", "means"] = "both"
 
 
 class ClipRun(RunConfig):
@@ -94,6 +94,8 @@ def train_clip(path, overrides=()):
     crop, size = config.model.crop, config.data.image_size
     if crop is not None and not 1 <= crop[0] <= crop[1] <= size:
         raise UserError(f"{path}: model.crop is {list(crop)}: name a smallest and a largest side, 1 to data.image_size, {size}")
+    if config.model.towers == "means":
+        return lead_text(path, config)
     class_captions, options = ClassCaptions.of_folder(config.data.folder), config.model.model_dump(exclude={"architecture"})
     labels = class_captions and len(class_captions.names)
     model = build(ContrastiveCLIP, config, path, config.model.architecture, num_labels=labels, **options)
@@ -102,10 +104,27 @@ def train_clip(path, overrides=()):
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
 
 
+def lead_text(path, config):
+    """Train the text tower alone, as a ClipRun with `towers: means` says; writes RUN/clip."""
+    from ..led_text import LedText
+
+    architecture, others, begin_with = config.model.architecture, config.model.model_fields_set, config.train.init_from
+    if begin_with is None:
+        raise UserError(f"{path}: towers: means leads captions to what an image tower sees: say in train.init_from whose")
+    if unread := sorted(others - {"architecture", "towers"}):
+        raise UserError(f"{path}: towers: means looks at whole pictures, once: leave out {', '.join(unread)}")
+    model = build(LedText, config, path, architecture)
+    clip = frozen_clip(EncoderConfig(name=str(Path(begin_with).parent)))
+    source = Source(config, clip, model.read)
+    model.lead(source.table)
+    train(model, source.training(), source.validation(), config,
+          export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
+
+
 def train_prior(path, overrides=()):
     """Train a prior as a config says; writes OUT/prior."""
     config = load_config(PriorRun, path, overrides)
-    clip = frozen_clip(config)
+    clip = frozen_clip(config.clip)
     text = clip.encode_text([""])
     settle(config.model, "embed_dim", clip.embed_dim, "model", path)
     settle(config.model.transformer, "text_dim", text.states.shape[2], "model.transformer", path)
@@ -133,7 +152,7 @@ def prior_cosine(prior, batch):
 def train_decoder(path, overrides=()):
     """Train a decoder as a config says; writes OUT/decoder and the vocabulary of its captions."""
     config = load_config(DecoderRun, path, overrides)
-    clip = frozen_clip(config)
+    clip = frozen_clip(config.clip)
     settle(config.model, "embed_dim", clip.embed_dim, "model", path)
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
     if config.model.text_dim is not None:
@@ -154,7 +173,7 @@ def train_upsampler(path, overrides=()):
     if config.clip is None and config.model.embed_dim is not None:
         raise UserError(f"{path}: model.embed_dim is of a CLIP's embeddings: say in clip.name whose, or leave it out")
     if config.clip is not None:
-        clip = frozen_clip(config)
+        clip = frozen_clip(config.clip)
         settle(config.model, "embed_dim", clip.embed_dim, "model", path)
     model = build(Upsampler, config, path, **config.model.model_dump(exclude_none=True))
     if model.unet_last is not None:
@@ -226,9 +245,9 @@ def build(constructor, config, path, *args, **options):
         raise UserError(f"{path}: these settings make no {constructor.__name__}: {reason}") from None
 
 
-def frozen_clip(config):
-    """The CLIP of a config, on this process's device."""
+def frozen_clip(named):
+    """The CLIP that an EncoderConfig names, on this process's device."""
     from ..clip import FrozenCLIP
 
-    clip = FrozenCLIP(config.clip.name, config.clip.pretrained, unit_variance=config.clip.unit_variance)
+    clip = FrozenCLIP(named.name, named.pretrained, unit_variance=named.unit_variance)
     return clip.to(process().device)
