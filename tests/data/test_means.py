@@ -54,6 +54,10 @@ def test_readings_move_it_by_how_their_pictures_differ_from_their_classes():
     torch.testing.assert_close(means(range(8), "dog", {"colour": "red", "photo": "dark"}), dog + red + dark)
 
 
+def test_what_no_picture_shows_has_none():
+    assert not means(range(8), "unseen", {"colour": "red"}).any() and not means([0, 1], "tabby").any()
+
+
 def test_captions_keep_their_order():
     batch = {"concept": ["tabby", "dog", "tabby"], "said": [{}, {"colour": "red"}, {"photo": "dark"}]}
     rows = MeanEmbeddings(table(range(8)))(batch)

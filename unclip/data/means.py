@@ -35,9 +35,17 @@ class MeanEmbeddings:
             for reading in readings.items():
                 showing.setdefault(reading, []).append(row)
         self.of_concept = {concept: of_class[labels].mean(dim=0) for concept, labels in classes.items()}
+        self.unseen = torch.zeros(embeds.shape[1])
         self.moved_by = {r: (embeds[rows] - of_class[table.labels[rows]]).mean(dim=0) for r, rows in showing.items()}
 
     def __call__(self, batch):
-        """The mean (B, D), of no particular length, for each caption of a batch: of its `concept` and of what is `said`."""
-        moved = [[self.moved_by[r] for r in said.items() if r in self.moved_by] for said in batch["said"]]
-        return torch.stack([sum(by, self.of_concept[c]) for c, by in zip(batch["concept"], moved)])
+        """The mean (B, D), of no particular length, for each caption of a batch: of its `concept` and of what is `said`.
+
+        Zeros where nothing in the table is called so, as some of what is held out may be.
+        """
+        return torch.stack([self._of(concept, said) for concept, said in zip(batch["concept"], batch["said"])])
+
+    def _of(self, concept, said):
+        if concept not in self.of_concept:
+            return self.unseen
+        return sum((self.moved_by[r] for r in said.items() if r in self.moved_by), self.of_concept[concept])
