@@ -193,6 +193,20 @@ def test_progress_counts_the_stages_that_run(cascade):
         assert len(seen) == steps and seen[-1] == 1
 
 
+def test_each_upsampler_may_have_steps_of_its_own(cascade):
+    def steps(*of):
+        return draw(cascade, upsampler_num_inference_steps=of[0] if len(of) == 1 else list(of))
+
+    settings = cascade.settings(upsampler_num_inference_steps=[3, 2])
+    first = draw(cascade, upsampler_num_inference_steps=3, stop_after="upsampler-1")
+    assert torch.equal(draw(cascade, upsampler_num_inference_steps=[3, 2], stop_after="upsampler-1"), first)
+    assert [settings.upsampler_steps(k) for k in range(3)] == [3, 2, 2]  # the last for those after it
+    assert torch.equal(steps(2, 2), steps(2)) and not torch.equal(steps(2, 3), steps(2))
+    seen = []
+    cascade("a dog", callback=lambda step: seen.append(step.share), upsampler_num_inference_steps=[3, 1])
+    assert len(seen) == 2 + 3 + 3 + 1 and seen[-1] == 1
+
+
 def test_a_stage_takes_the_strength_that_it_was_trained_for(cascade, monkeypatch):
     seen = []
     for upsampler in cascade.upsamplers:
@@ -206,6 +220,8 @@ def test_a_stage_takes_the_strength_that_it_was_trained_for(cascade, monkeypatch
     ({"stop_after": "upsampler-3"}, "no stage 'upsampler-3': choose base, upsampler-1, upsampler-2"),
     ({"upsampler_num_inference_steps": 0}, "upsampler_num_inference_steps = 0"),
     ({"upsampler_num_inference_steps": 1001}, "1 to 1000"),
+    ({"upsampler_num_inference_steps": [1, 1001]}, "1 to 1000"), ({"upsampler_num_inference_steps": []}, "at least 1 step"),
+    ({"upsampler_num_inference_steps": [2, 0]}, "[2, 0]: at least 1 step"),
     ({"upsampler_noise_level": 0.35}, "upsampler_noise_level: choose 0 to 0.3"),
     ({"upsampler_blur": 0.7}, "upsampler_blur: choose 0 to 0.6"),
     ({"upsampler_blur": -1}, "upsampler_blur"),

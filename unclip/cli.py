@@ -60,7 +60,7 @@ def add_sampling_options(parser):
     parser.add_argument("--prior-guidance-scale", type=float, help="guidance of the prior; 1: none")
     parser.add_argument("--prior-samples", type=int, help="embeddings that the prior draws a picture, to keep the best")
     parser.add_argument("--prior-sampler", help="ddpm, ddim or dpm++")
-    parser.add_argument("--upsampler-steps", type=int, help="steps of every upsampler")
+    parser.add_argument("--upsampler-steps", type=numbers, metavar="N[,N...]", help="steps of every upsampler, or of each: 1,2")
     parser.add_argument("--upsampler-sampler", help="ddpm, ddim or dpm++, where it differs from --sampler")
     parser.add_argument("--upsampler-noise-level", type=float, help="noise on what an upsampler is given, 0 to below 1")
     parser.add_argument("--upsampler-blur", type=float, help="blur of what an upsampler is given, in pixels")
@@ -99,7 +99,7 @@ def sampling_settings(args):
 def add_drawing_options(parser):
     """Options of every script that writes the pictures it draws; `drawing` reads them."""
     add_sampling_options(parser)
-    parser.add_argument("--seed", type=seeds, default=0, metavar="N[,N...]",
+    parser.add_argument("--seed", type=numbers, default=0, metavar="N[,N...]",
                         help="of the first picture, the next take the next seeds; or a seed for each picture: 3,17,99")  # fmt: skip
     parser.add_argument("--out", default="outputs", help="the folder to write to (default: outputs)")
     add_dtype_option(parser)
@@ -126,8 +126,8 @@ def drawing(args):
     return {"model_name": args.pop("model"), "settings": sampling_settings(args), **{name: args.pop(name) for name in names}}
 
 
-def seeds(text):
-    """A seed, or several with commas between them."""
+def numbers(text):
+    """A whole number, or a list of several with commas between them."""
     return int(text) if "," not in text else [int(one) for one in text.split(",")]
 
 

@@ -5,7 +5,7 @@ import random
 from typing import NamedTuple, Optional
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .config import Strict, check
 from .data.images import to_pil
@@ -29,8 +29,9 @@ class Settings(Strict):
     way from noise (0) to picture (1); sampler: of decoder and upsamplers; eta: of the sampler ddim.
     negative_prompt: what guidance leads away from, in the place of the empty caption. prior_...: of the prior;
     prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
-    upsampler_...: of every upsampler; upsampler_sampler: None: `sampler`; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes
-    what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
+    upsampler_...: of every upsampler; the number of steps may be a list, a number for each, whose last holds for those after
+    it; upsampler_sampler: None: `sampler`; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes what
+    it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
     None: the last.
     """
 
@@ -45,11 +46,23 @@ class Settings(Strict):
     sampler: str = "ddim"
     eta: float = Field(0.0, ge=0, le=1)
     negative_prompt: str = ""
-    upsampler_num_inference_steps: int = Field(10, ge=1)
+    upsampler_num_inference_steps: int | list[int] = 10
     upsampler_sampler: Optional[str] = None
     upsampler_noise_level: float = Field(0.0, ge=0, lt=1)
     upsampler_blur: float = Field(0.0, ge=0)
     stop_after: Optional[str] = None
+
+    @field_validator("upsampler_num_inference_steps")
+    @classmethod
+    def check_steps(cls, steps):
+        if min(steps if isinstance(steps, list) else [steps], default=0) < 1:
+            raise ValueError(f"upsampler_num_inference_steps = {steps}: at least 1 step")
+        return steps
+
+    def upsampler_steps(self, number):
+        """The steps of the upsampler of that number, from 0."""
+        steps = self.upsampler_num_inference_steps
+        return steps[min(number, len(steps) - 1)] if isinstance(steps, list) else steps
 
 
 class Texts(NamedTuple):
@@ -167,7 +180,7 @@ class UnCLIP(Manipulations):
             if name.startswith("upsampler_"):
                 raise UserError(f"{name}: this model has no upsampler: leave it out")
         steps_of = [(chosen.num_inference_steps, self.decoder), (chosen.prior_num_inference_steps, self.prior)]
-        steps_of += [(chosen.upsampler_num_inference_steps, upsampler) for upsampler in self.upsamplers]
+        steps_of += [(chosen.upsampler_steps(k), upsampler) for k, upsampler in enumerate(self.upsamplers)]
         for steps, part in steps_of:
             if steps > part.schedule.num_timesteps:
                 raise UserError(f"{steps} steps: choose 1 to {part.schedule.num_timesteps}")
@@ -221,7 +234,7 @@ class UnCLIP(Manipulations):
         if negative and not (decoder_guides or (image_embed is None and settings.prior_guidance_scale != 1)):
             raise UserError("a negative prompt does nothing without guidance: raise guidance_scale above 1")
         steps = self.decoder.num_steps(settings.num_inference_steps, base)
-        steps += sum(u.num_steps(settings.upsampler_num_inference_steps, s) for u, s in zip(upsamplers, larger))
+        steps += sum(u.num_steps(settings.upsampler_steps(k), s) for k, (u, s) in enumerate(zip(upsamplers, larger)))
         steps += settings.prior_num_inference_steps * ((image_embed is None) + bool(negative and decoder_guides))
         progress = Progress(callback, len(jobs) * steps)
         images = []
@@ -311,7 +324,7 @@ class UnCLIP(Manipulations):
                 images,
                 embeds,
                 noise=noise,
-                num_inference_steps=settings.upsampler_num_inference_steps,
+                num_inference_steps=settings.upsampler_steps(self.upsamplers.index(upsampler)),
                 noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
                 blur=min(settings.upsampler_blur, upsampler.max_blur),
                 sampler=settings.upsampler_sampler or settings.sampler,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unclip.data.captions import ClassCaptions
-from unclip.data.means import MeanEmbeddings
+from unclip.data.means import STRESS, MeanEmbeddings
 from unclip.data.table import Table
 from unclip.errors import UserError
 
@@ -51,7 +51,7 @@ def test_readings_move_it_by_how_their_pictures_differ_from_their_classes():
     red = torch.stack([UNIT[r] - of_class(LABELS[r]) for r in (0, 2, 5)]).mean(0)
     dark = torch.stack([UNIT[r] - of_class(LABELS[r]) for r in (2, 3)]).mean(0)
     dog = torch.stack([of_class(0), of_class(1)]).mean(0)
-    torch.testing.assert_close(means(range(8), "dog", {"colour": "red", "photo": "dark"}), dog + red + dark)
+    torch.testing.assert_close(means(range(8), "dog", {"colour": "red", "photo": "dark"}), dog + STRESS * (red + dark))
 
 
 def test_what_no_picture_shows_has_none():

@@ -5,13 +5,14 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 
+STRESS = 4  # how often what is said of a picture counts: CLIP sees what a thing is, and its colour but faintly
 
 class MeanEmbeddings:
     """The mean direction of the pictures that a caption of a labelled set is true of.
 
     Of a name or noun, it is the mean over its classes of their pictures' mean: a class with many pictures does not speak for
-    the others. For each reading that the caption says ("red"), it is moved by how pictures that show it differ, on average,
-    from their class. Such means are prototypes (Snell et al. 2017, equation 1): what they lose by being rough they gain by
+    the others. For each reading that the caption says ("red"), it is moved by STRESS times how pictures that show it differ, on
+    average, from their class: said once, a prior hardly hears it. Such means are prototypes (Snell et al. 2017, equation 1): what they lose by being rough they gain by
     not knowing single pictures by heart.
 
     table: a labelled Table with its embeddings.
@@ -36,7 +37,7 @@ class MeanEmbeddings:
                 showing.setdefault(reading, []).append(row)
         self.of_concept = {concept: of_class[labels].mean(dim=0) for concept, labels in classes.items()}
         self.unseen = torch.zeros(embeds.shape[1])
-        self.moved_by = {r: (embeds[rows] - of_class[table.labels[rows]]).mean(dim=0) for r, rows in showing.items()}
+        self.moved_by = {r: STRESS * (embeds[rows] - of_class[table.labels[rows]]).mean(dim=0) for r, rows in showing.items()}
 
     def __call__(self, batch):
         """The mean (B, D), of no particular length, for each caption of a batch: of its `concept` and of what is `said`.
