@@ -7,13 +7,14 @@ from ..errors import UserError
 
 STRESS = 4  # how often what is said of a picture counts: CLIP sees what a thing is, and its colour but faintly
 
+
 class MeanEmbeddings:
     """The mean direction of the pictures that a caption of a labelled set is true of.
 
     Of a name or noun, it is the mean over its classes of their pictures' mean: a class with many pictures does not speak for
     the others. For each reading that the caption says ("red"), it is moved by STRESS times how pictures that show it differ, on
-    average, from their class: said once, a prior hardly hears it. Such means are prototypes (Snell et al. 2017, equation 1): what they lose by being rough they gain by
-    not knowing single pictures by heart.
+    average, from their class: said once, a prior hardly hears it. Such means are prototypes (Snell et al. 2017, equation 1):
+    what they lose by being rough they gain by not knowing single pictures by heart.
 
     table: a labelled Table with its embeddings.
 
