@@ -194,14 +194,13 @@ def test_progress_counts_the_stages_that_run(cascade):
 
 
 def test_each_upsampler_may_have_steps_of_its_own(cascade):
-    def steps(*of):
-        return draw(cascade, upsampler_num_inference_steps=of[0] if len(of) == 1 else list(of))
+    def steps(of, **settings):
+        return draw(cascade, upsampler_num_inference_steps=of, **settings)
 
     settings = cascade.settings(upsampler_num_inference_steps=[3, 2])
-    first = draw(cascade, upsampler_num_inference_steps=3, stop_after="upsampler-1")
-    assert torch.equal(draw(cascade, upsampler_num_inference_steps=[3, 2], stop_after="upsampler-1"), first)
+    assert torch.equal(steps([3, 2], stop_after="upsampler-1"), steps(3, stop_after="upsampler-1"))
     assert [settings.upsampler_steps(k) for k in range(3)] == [3, 2, 2]  # the last for those after it
-    assert torch.equal(steps(2, 2), steps(2)) and not torch.equal(steps(2, 3), steps(2))
+    assert torch.equal(steps([2, 2]), steps(2)) and not torch.equal(steps([2, 3]), steps(2))
     seen = []
     cascade("a dog", callback=lambda step: seen.append(step.share), upsampler_num_inference_steps=[3, 1])
     assert len(seen) == 2 + 3 + 3 + 1 and seen[-1] == 1

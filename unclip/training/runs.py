@@ -88,24 +88,27 @@ class UpsamplerRun(RunConfig):
 
 def train_clip(path, overrides=()):
     """Train a CLIP as a config says; writes RUN/clip."""
-    from ..contrastive import ContrastiveCLIP
-
     config = load_config(ClipRun, path, overrides)
-    crop, size = config.model.crop, config.data.image_size
-    if crop is not None and not 1 <= crop[0] <= crop[1] <= size:
-        raise UserError(f"{path}: model.crop is {list(crop)}: name a smallest and a largest side, 1 to data.image_size, {size}")
-    if config.model.towers == "means":
-        return lead_text(path, config)
-    class_captions, options = ClassCaptions.of_folder(config.data.folder), config.model.model_dump(exclude={"architecture"})
-    labels = class_captions and len(class_captions.names)
-    model = build(ContrastiveCLIP, config, path, config.model.architecture, num_labels=labels, **options)
-    source = Source(config, reader=None if model.towers == "image" else model.read)
+    model, source = (led_text if config.model.towers == "means" else contrastive)(path, config)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
 
 
-def lead_text(path, config):
-    """Train the text tower alone, as a ClipRun with `towers: means` says; writes RUN/clip."""
+def contrastive(path, config):
+    """The model of a ClipRun whose towers learn from pictures and captions, or from labels, and its Source."""
+    from ..contrastive import ContrastiveCLIP
+
+    crop, size = config.model.crop, config.data.image_size
+    if crop is not None and not 1 <= crop[0] <= crop[1] <= size:
+        raise UserError(f"{path}: model.crop is {list(crop)}: name a smallest and a largest side, 1 to data.image_size, {size}")
+    class_captions, options = ClassCaptions.of_folder(config.data.folder), config.model.model_dump(exclude={"architecture"})
+    labels = class_captions and len(class_captions.names)
+    model = build(ContrastiveCLIP, config, path, config.model.architecture, num_labels=labels, **options)
+    return model, Source(config, reader=None if model.towers == "image" else model.read)
+
+
+def led_text(path, config):
+    """The model of a ClipRun whose text tower is led to means, and its Source."""
     from ..led_text import LedText
 
     architecture, others, begin_with = config.model.architecture, config.model.model_fields_set, config.train.init_from
@@ -114,11 +117,9 @@ def lead_text(path, config):
     if unread := sorted(others - {"architecture", "towers"}):
         raise UserError(f"{path}: towers: means looks at whole pictures, once: leave out {', '.join(unread)}")
     model = build(LedText, config, path, architecture)
-    clip = frozen_clip(EncoderConfig(name=str(Path(begin_with).parent)))
-    source = Source(config, clip, model.read)
+    source = Source(config, frozen_clip(EncoderConfig(name=str(Path(begin_with).parent))), model.read)
     model.lead(source.table)
-    train(model, source.training(), source.validation(), config,
-          export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
+    return model, source
 
 
 def train_prior(path, overrides=()):
