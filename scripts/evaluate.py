@@ -22,6 +22,7 @@ from unclip import cli
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_sampling_options(parser)
+    cli.add_dtype_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the first picture; the next take the next seeds")
     parser.add_argument("--data", metavar="DIR", help="real pictures: shards, or a plain folder of pictures")
     parser.add_argument("--split", default="test", help="of the shards (default: test)")
@@ -68,6 +69,7 @@ def main(argv=None):
             with_prior=not args.no_prior,
             out=args.out,
             device=args.device,
+            dtype=cli.dtype_of(args.dtype, args.device),
         )
     )
 

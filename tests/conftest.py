@@ -70,6 +70,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_bfloat16(monkeypatch):
+    """On every processor, draw and train in float32 where nothing else is asked for."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+
+
 @pytest.fixture
 def make_prior():
     def make(**options):

@@ -74,8 +74,9 @@ def test_auto_draws_in_what_the_processor_computes_in_and_says_so(
     assert np.array_equal(picture, Image.open(named[0]))
 
 
-def test_float32_stays_the_default(processor):
-    processor("AVX512")
+@pytest.mark.parametrize("capability, dtype", [("AVX512", "bfloat16"), ("AVX2", "float32")])
+def test_auto_is_the_default(processor, capability, dtype):
+    processor(capability)
     parser = argparse.ArgumentParser()
     cli.add_drawing_options(parser)
-    assert cli.drawing(vars(parser.parse_args(["--device", "cpu"])))["dtype"] == "float32"
+    assert cli.drawing(vars(parser.parse_args(["--device", "cpu"])))["dtype"] == dtype

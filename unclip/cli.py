@@ -59,13 +59,13 @@ def add_sampling_options(parser):
     parser.add_argument("--guidance-end", type=float, help="and up to which, 0 to 1: a step without guidance costs half")
     parser.add_argument("--prior-guidance-scale", type=float, help="guidance of the prior; 1: none")
     parser.add_argument("--prior-samples", type=int, help="embeddings that the prior draws a picture, to keep the best")
-    parser.add_argument("--prior-sampler", help="ddpm, ddim or dpm++")
+    parser.add_argument("--prior-sampler", help="ddpm, ddim, dpm++ or dpm++sde")
     parser.add_argument("--upsampler-steps", type=numbers, metavar="N[,N...]", help="steps of every upsampler, or of each: 1,2")
-    parser.add_argument("--upsampler-sampler", help="ddpm, ddim or dpm++, where it differs from --sampler")
+    parser.add_argument("--upsampler-sampler", help="ddpm, ddim, dpm++ or dpm++sde, where it differs from --sampler")
     parser.add_argument("--upsampler-noise-level", type=float, help="noise on what an upsampler is given, 0 to below 1")
     parser.add_argument("--upsampler-blur", type=float, help="blur of what an upsampler is given, in pixels")
     parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
-    parser.add_argument("--sampler", help="ddpm, ddim or dpm++")
+    parser.add_argument("--sampler", help="ddpm, ddim, dpm++ or dpm++sde")
     parser.add_argument("--eta", type=float, help="noise in the steps of ddim: 0 none, 1 as much as ddpm")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what the pictures are led away from")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
@@ -108,8 +108,8 @@ def add_drawing_options(parser):
 
 def add_dtype_option(parser):
     """In what a script draws; `dtype_of` reads it."""
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "auto"],
-                        help="float32 (default); auto: bfloat16 where the hardware computes in it, else float32")  # fmt: skip
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"],
+                        help="auto (default): bfloat16 where the hardware computes in it, else float32")  # fmt: skip
 
 
 def dtype_of(name, device):

@@ -28,6 +28,7 @@ ALL = [
     ("ddim", dict(eta=0.5)),
     ("ddim", dict(eta=1.0)),
     ("dpm++", {}),
+    ("dpm++sde", {}),
 ]
 
 
@@ -55,6 +56,7 @@ def with_var_frac(denoiser, var_frac):
         ("ddim", dict(eta=0.5), None),
         ("ddim", dict(eta=1.0), None),
         ("dpm++", {}, None),
+        ("dpm++sde", {}, None),
     ],
 )
 def test_for_one_data_point_every_marginal_is_exact(schedule, n, sampler, options, var_frac):
@@ -158,6 +160,32 @@ def test_ddim_inverse_is_exact_where_eps_does_not_depend_on_x(schedule, generato
         x_T = ddim_inverse(denoiser, x_0, timesteps, schedule)
         torch.testing.assert_close(x_T, process.q_sample(schedule, x_0, timesteps[0].item(), eps))
         torch.testing.assert_close(ddim(denoiser, x_T, timesteps, schedule), x_0, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sampler, order", [("ddpm", 1), ("dpm++sde", 2)])
+def test_stochastic_samplers_come_to_the_mean_of_the_sde_at_their_order(sampler, order):
+    """Without noise, and with x_0-hat = a + b lambda, whatever x_t, the SDE in lambda is a linear ODE, and ends at
+    (sigma_t / sigma_s) exp(-h) x_s + 2 alpha_t times the integral of exp(-2 (lambda_t - lambda)) x_0-hat over lambda."""
+    schedule, a, b = Schedule.linear(20_000, 5e-6, 1e-3), 0.3, 0.5
+    half_log_snr = 0.5 * (schedule.alpha_bar / (1 - schedule.alpha_bar)).log()
+
+    def denoiser(x_t, t):
+        x_0 = (a + b * half_log_snr[t]).view(-1, 1).expand_as(x_t)
+        return Prediction(x_0, process.eps_from_x_0(schedule, x_t, x_0, t))
+
+    x_T, first, last = torch.tensor([[1.3]], dtype=torch.float64), 19_999, 2_000
+    alpha, sigma, h = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt(), half_log_snr[last] - half_log_snr[first]
+    integral = (a + b * half_log_snr[last]) * -torch.expm1(-2 * h) - b / 2 * (1 - (-2 * h).exp() * (1 + 2 * h))
+    exact = sigma[last] / sigma[first] * (-h).exp() * x_T + alpha[last] * integral
+    errors = []
+    for n in (40, 80, 160):
+        even = torch.linspace(half_log_snr[first], half_log_snr[last], n + 1, dtype=torch.float64)
+        timesteps, reached = (half_log_snr[:, None] - even).abs().argmin(0), []
+        keep = lambda i, n, x_t, prediction: reached.append(x_t)  # noqa: E731, B023
+        SAMPLERS[sampler](denoiser, x_T, timesteps, schedule, noise=torch.zeros_like, callback=keep)
+        errors.append((reached[-1] - exact).abs().item())
+    for coarse, fine in zip(errors, errors[1:]):
+        assert coarse / fine == pytest.approx(2**order, rel=0.1)
 
 
 # ---- a mixture, by Monte Carlo ---------------------------------------------------------------------------------------
@@ -271,5 +299,7 @@ def test_errors_name_what_is_wrong(schedule):
         ddpm(plain, x, timesteps, schedule, torch.randn_like, variance="learned_range")
     with pytest.raises(ValueError, match="needs noise"):
         ddim(denoiser, x, timesteps, schedule, eta=0.5)
+    with pytest.raises(ValueError, match="needs noise"):
+        dpm_solver_pp(denoiser, x, timesteps, schedule, stochastic=True)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         ddim(denoiser, x, timesteps, schedule, noise=torch.randn_like, eta=1.5)

@@ -167,15 +167,18 @@ def test_ddim_inverse_equals_ddim_inverse_scheduler(schedule, n):
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of diffusers
 @pytest.mark.parametrize("prediction, theirs", PREDICTIONS)
 @pytest.mark.parametrize("n", [1, 2, 8, 30])
-def test_dpm_solver_equals_dpm_solver_scheduler(schedule, prediction, theirs, n):
-    timesteps = schedule.timesteps(n, "leading")
-    scheduler = in_float64(DPMSolverMultistepScheduler(1000, prediction_type=theirs), schedule)
+@pytest.mark.parametrize("stochastic, algorithm", [(False, "dpmsolver++"), (True, "sde-dpmsolver++")])
+def test_dpm_solver_equals_dpm_solver_scheduler(schedule, prediction, theirs, n, stochastic, algorithm):
+    timesteps, (generator, noise) = schedule.timesteps(n, "leading"), shared_noise()
+    scheduler = in_float64(DPMSolverMultistepScheduler(1000, prediction_type=theirs, algorithm_type=algorithm), schedule)
     scheduler.set_timesteps(timesteps=timesteps.tolist())
     alpha_bar = schedule.alpha_bar[timesteps]
     scheduler.sigmas = torch.cat([((1 - alpha_bar) / alpha_bar).sqrt(), torch.zeros(1, dtype=torch.float64)])
+    steps = [x_T()]
+    for t in timesteps.tolist():
+        drawn = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+        steps.append(scheduler.step(network(steps[-1], t), t, steps[-1], variance_noise=drawn).prev_sample)
     # Their step casts x_t to float32: 1e-7 a step.
-    assert_equal(
-        trajectory(dpm_solver_pp, Denoiser(network, schedule, prediction), schedule, timesteps),
-        their_trajectory(scheduler, network, timesteps),
-        tolerance=1e-5,
-    )
+    denoiser = Denoiser(network, schedule, prediction)
+    ours = trajectory(dpm_solver_pp, denoiser, schedule, timesteps, noise=noise, stochastic=stochastic)
+    assert_equal(ours, torch.stack(steps), tolerance=1e-5)

@@ -121,6 +121,16 @@ def test_concepts_without_real_pictures(evaluate, tmp_path):
     assert report["pictures"]["top5"]["value"] == 1  # of two
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_draws_in_what_was_asked_for_and_says_so(evaluate, monkeypatch, tmp_path, dtype):
+    (tmp_path / "c.txt").write_text("dog\nred car\n")
+    draw, drew = Brief.draw, []
+    monkeypatch.setattr(Brief, "draw", lambda brief, model, *rest: drew.append(model) or draw(brief, model, *rest))
+    assert evaluate("--concepts", tmp_path / "c.txt", "--num-images", "6", "--dtype", dtype)[0] == 0
+    assert {part.dtype for part in (drew[0].prior, drew[0].decoder)} == {getattr(torch, dtype)}
+    assert report_of(tmp_path)["dtype"] == dtype and f"dtype {dtype}" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_the_model_may_be_replaced_while_it_draws(evaluate, model_copy, monkeypatch, tmp_path):
     """Whoever ships another during an hour of drawing loses nothing: what judges was read before."""
     (tmp_path / "c.txt").write_text("dog\nred car\n")

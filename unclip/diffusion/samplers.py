@@ -11,6 +11,7 @@ All give (B, ...), leave x_T as it is, and raise ValueError for timesteps that d
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -130,6 +131,7 @@ def dpm_solver_pp(
     timesteps: Tensor,
     schedule: Schedule,
     noise: Noise | None = None,
+    stochastic: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2), first and last step of first order.
@@ -137,8 +139,15 @@ def dpm_solver_pp(
     In the last step the log-SNR goes to infinity, where only the first-order step has a limit: x_0-hat.
 
     Args:
-        noise: not read: the solver is deterministic, and takes it so that samplers can stand in for one another.
+        noise: read only where `stochastic`.
+        stochastic: SDE-DPM-Solver++(2M) (there, on the diffusion SDE): of the SDE, in the place of its ODE. Its step of first
+            order is that of `ddpm`.
+
+    Raises:
+        ValueError: it is to be stochastic, and there is no noise.
     """
+    if stochastic and noise is None:
+        raise ValueError("a stochastic solver needs noise")
     x_t, x_0_before, h_before = x_T, None, None
     for i, t, t_prev in _steps(timesteps):
         x_0 = _predict(denoiser, x_t, t, i, len(timesteps), callback).x_0                                 # (B, ...)
@@ -150,7 +159,12 @@ def dpm_solver_pp(
         else:
             r = h_before / h
             D = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * x_0_before
-        x_t = sigma_next / sigma * x_t - alpha_next * torch.expm1(-h) * D                                 # (B, ...)
+        if stochastic:
+            x_t = sigma_next / sigma * torch.exp(-h) * x_t - alpha_next * torch.expm1(-2 * h) * D         # (B, ...)
+            if t_prev >= 0:
+                x_t = x_t + sigma_next * (-torch.expm1(-2 * h)).sqrt() * noise(x_t)
+        else:
+            x_t = sigma_next / sigma * x_t - alpha_next * torch.expm1(-h) * D                             # (B, ...)
         x_0_before, h_before = x_0, h
     return x_t
 
@@ -181,7 +195,9 @@ def _predict(
 
 def noise_calls(sampler: str, n: int) -> int:
     """How often one of `SAMPLERS`, with no options, asks for noise in n steps."""
-    return n - 1 if sampler == "ddpm" else 0
+    return n - 1 if sampler in ("ddpm", "dpm++sde") else 0
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp, "dpm++sde": partial(dpm_solver_pp, stochastic=True),
+}  # fmt: skip

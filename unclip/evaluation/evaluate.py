@@ -41,6 +41,7 @@ class Request:
     judge, judge_pretrained: the CLIP that says how true pictures are to their prompts; None: the model's own.
     features, features_pretrained: in what the distances are taken; None: the judge's.
     rounds: of the bootstrap; with_prior: judge the prior as well. out: the folder for the report.
+    device, dtype: where and in what pictures are drawn; CLIPs stay in float32.
     """
 
     model: str = "pocket"
@@ -63,6 +64,7 @@ class Request:
     with_prior: bool = True
     out: str = "outputs/evaluation"
     device: str = "auto"
+    dtype: str = "float32"
 
     def check(self):
         """Raises UserError for a request that contradicts itself."""
@@ -129,7 +131,7 @@ class Bench:
     def __init__(self, request):
         self.request, device = request, device_of(request.device)
         self.names, self.words = concepts_of(request.concepts), checked_words(request.say)
-        self.model = UnCLIP.from_pretrained(request.model, device=device)
+        self.model = UnCLIP.from_pretrained(request.model, device=device, dtype=getattr(torch, request.dtype))
         self.settings = self.model.settings(**request.settings)
         self.sweeps = parse_sweeps(request.sweeps, self.model, request.settings)
         self.ready = pictures_of_folder(request.images) if request.images else None
@@ -223,6 +225,7 @@ class Bench:
             "num_images": num_images,
             "num_compared": min(num_images, self.num_real), "num_real": self.num_real, "num_enlarged": self.num_enlarged,
             "settings": None if request.images else self.model.used(self.settings),
+            "dtype": None if request.images else request.dtype,
         }  # fmt: skip
 
     def pictures(self, settings=None, desc="drawing"):

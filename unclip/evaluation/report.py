@@ -54,7 +54,8 @@ def markdown(report):
     head += f" Judge: {report['judge']}; features: {report['features']}. In brackets: 95% intervals."
     lines = [f"# {what}", "", head]
     if report["settings"]:
-        lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in report["settings"].items() if v is not None)]
+        drawn = {**report["settings"], "dtype": report["dtype"]}
+        lines += ["", "Settings: " + ", ".join(f"{k} {v}" for k, v in drawn.items() if v is not None)]
     columns = ["pictures"] + (["real"] if report.get("real") else [])
     heads = ["", "pictures", "real pictures, another half"][: 1 + len(columns)]
     rows = [[title, *(cell(report[c], name, form) for c in columns)] for name, (title, form, _) in FIGURES.items()]
