@@ -8,9 +8,10 @@
     python scripts/benchmark.py roofline                                    # against what the machine can do
     python scripts/benchmark.py scaling                                     # over batch, threads, size, processes, steps
     python scripts/benchmark.py memory                                      # what gradient checkpointing saves and costs
+    python scripts/benchmark.py data                                        # batches of pictures, from memory and streamed
     python scripts/benchmark.py startup                                     # pictures from the shell, beside the imports alone
 
-Writes OUT/WHAT.json (the machine and what was measured), .md (a table) and .png (but of roofline and startup). Nothing
+Writes OUT/WHAT.json (the machine and what was measured), .md (a table) and .png (but of roofline, data and startup). Nothing
 else should run meanwhile.
 """
 
@@ -21,12 +22,13 @@ from unclip import cli
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sampling", "training", "roofline", "scaling", "memory", "startup"])
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default); of scaling, startup: cpu")
+    parser.add_argument("what", choices=["sampling", "training", "roofline", "scaling", "memory", "data", "startup"])
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default); of scaling, data, startup: cpu")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default 5)")
-    parser.add_argument("--threads", type=int, help="of a process (default: all cores); not of scaling and startup")
+    parser.add_argument("--threads", type=int, help="of a process (default: all cores); not of scaling, data and startup")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of sampling, training, roofline")
     parser.add_argument("--model", default="pocket", help="of roofline, scaling, memory: pocket (default), folder or hub id")
+    parser.add_argument("--data", metavar="DIR", help="of data: a folder of shards (default: some are made up)")
     parser.add_argument("--batch", type=int, help="pictures or captions at once (default: 1 of sampling, 8 of roofline, 64 "
                         "and 256 of training's decoder and prior)")  # fmt: skip
     parser.add_argument("--compile", metavar="MODE", help="of training: our step compiled, too; a mode of torch.compile")
@@ -48,6 +50,10 @@ def main(argv=None):
         from unclip.benchmark.memory import memory
 
         paths = memory(args.model, args.rounds, args.threads, device, out)
+    elif args.what == "data":
+        from unclip.benchmark.data import data
+
+        paths = data(args.data, args.rounds, out)
     elif args.what == "startup":
         from unclip.benchmark.startup import startup
 

@@ -7,13 +7,12 @@ from .cli import output_folder
 from .data.images import grid, read_image, square
 from .explore import counts_of, embedded, several
 from .generate import load_model
-from .hub import POCKET
+from .hub import PHOTOS
 from .latents import principal_components
 from .outputs import enlargement, write_png
 from .prompts import read_prompts
 
 GRID_COLUMNS, STAGE_COLUMNS = 6, 8
-PHOTOS = POCKET.parent / "photos"
 DOG, LEMON = "a photo of a dog", "a photo of a lemon"
 FIDELITIES = (0.0, 0.5, 0.75, 1.0)
 

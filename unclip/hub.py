@@ -8,6 +8,7 @@ from .errors import UserError, first_line
 from .model_index import INDEX, read_clip_entry
 
 POCKET = Path(__file__).resolve().parents[1] / "data" / "pocket"
+PHOTOS = POCKET.parent / "photos"
 
 
 def model_folder(name):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from unclip.benchmark import memory, roofline, sampling, scaling, startup, training
+from unclip.benchmark import data, memory, roofline, sampling, scaling, startup, training
 
 MEASURES = {"sampling": sampling, "training": training, "roofline": roofline, "scaling": scaling, "memory": memory,
-            "startup": startup}  # fmt: skip
+            "data": data, "startup": startup}  # fmt: skip
 
 
 @pytest.mark.parametrize("what, asked, says", [
@@ -15,6 +15,7 @@ MEASURES = {"sampling": sampling, "training": training, "roofline": roofline, "s
     ("roofline", ["--batch", "-1", "--threads", "2"], "-1 pictures, 2 threads: at least 1 of each"),
     ("roofline", ["--batch", "1", "--threads", "0"], "1 pictures, 0 threads: at least 1 of each"),
     ("scaling", ["--rounds", "0"], "0 rounds: at least 1"),
+    ("data", ["--rounds", "0"], "0 rounds: at least 1"),
     ("startup", ["--rounds", "0"], "0 rounds: at least 1"),
     ("memory", ["--rounds", "0", "--threads", "2"], "0 rounds, 2 threads: at least 1 of each"),
 ])  # fmt: skip

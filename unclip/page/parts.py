@@ -8,10 +8,11 @@ import gradio as gr
 
 from ..data.images import read_image
 from ..errors import UserError
+from ..hub import PHOTOS
 from ..seeds import MAX_SEED
 from . import limits
 
-PHOTO = Path(__file__).resolve().parents[2] / "data" / "photos" / "cat.jpg"
+PHOTO = PHOTOS / "cat.jpg"
 LARGEST_SIDE = 1024  # of a picture as it is kept on the page
 
 
