@@ -29,6 +29,7 @@ def main(argv=None):
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of sampling, training, roofline")
     parser.add_argument("--model", default="pocket", help="of roofline, scaling, memory: pocket (default), folder or hub id")
     parser.add_argument("--data", metavar="DIR", help="of data: a folder of shards (default: some are made up)")
+    parser.add_argument("--size", type=int, default=32, help="of data: side that pictures are decoded to (default 32)")
     parser.add_argument("--batch", type=int, help="pictures or captions at once (default: 1 of sampling, 8 of roofline, 64 "
                         "and 256 of training's decoder and prior)")  # fmt: skip
     parser.add_argument("--compile", metavar="MODE", help="of training: our step compiled, too; a mode of torch.compile")
@@ -53,7 +54,7 @@ def main(argv=None):
     elif args.what == "data":
         from unclip.benchmark.data import data
 
-        paths = data(args.data, args.rounds, out)
+        paths = data(args.data, args.size, args.rounds, out)
     elif args.what == "startup":
         from unclip.benchmark.startup import startup
 

@@ -15,7 +15,8 @@ MEASURES = {"sampling": sampling, "training": training, "roofline": roofline, "s
     ("roofline", ["--batch", "-1", "--threads", "2"], "-1 pictures, 2 threads: at least 1 of each"),
     ("roofline", ["--batch", "1", "--threads", "0"], "1 pictures, 0 threads: at least 1 of each"),
     ("scaling", ["--rounds", "0"], "0 rounds: at least 1"),
-    ("data", ["--rounds", "0"], "0 rounds: at least 1"),
+    ("data", ["--rounds", "0"], "0 rounds, 32 pixels: at least 1 of each"),
+    ("data", ["--rounds", "1", "--size", "0"], "1 rounds, 0 pixels: at least 1 of each"),
     ("startup", ["--rounds", "0"], "0 rounds: at least 1"),
     ("memory", ["--rounds", "0", "--threads", "2"], "0 rounds, 2 threads: at least 1 of each"),
 ])  # fmt: skip

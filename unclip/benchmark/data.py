@@ -14,44 +14,47 @@ from .report import keep, spread
 from .turns import Side, in_turn
 
 PHOTOGRAPH = PHOTOS / "cat.jpg"
-PICTURES, SHARD, SIDE = 2048, 256, 256  # made up: as many, in shards of so many, as large as img2dataset writes them
-SIZE, BATCH, BATCHES = 64, 512, 10  # decoded to; pictures a batch; batches a run
+PICTURES, SHARD, SIDE = 8192, 1024, 64  # made up: as many, in shards of so many, as large as Tiny ImageNet's
+BATCH, BATCHES = 512, 16  # pictures a batch, batches a run
 
 
-def data(folder, rounds, out):
+def data(folder, size, rounds, out):
     """What `scripts/benchmark.py data` does: measure, print a table, and write it to a folder; returns the paths.
 
-    folder: of shards; None: made up from a photograph.
+    folder: of shards; None: made up from a photograph. size: the side that pictures are decoded to.
 
     Raises:
-        UserError: no rounds, or no shards in the folder.
+        UserError: no rounds or pixels, or no shards in the folder.
     """
-    at_least_one(rounds=rounds)
+    at_least_one(rounds=rounds, pixels=size)
     described = machine()
     with tempfile.TemporaryDirectory() as made:
         if folder is None:
             write_shards(pictures(), Path(made) / "train", SHARD)
         else:
             find_shards(folder, "train")  # says so here where there are none
-        measured = measure(folder or made, described["cores"], rounds)
-    asked = {"data": folder or f"{PICTURES} made-up JPEGs of {SIDE}x{SIDE}", "rounds": rounds}
+        measured = measure(folder or made, size, described["cores"], rounds)
+    asked = {"data": folder or f"{PICTURES} made-up JPEGs of {SIDE}x{SIDE}", "size": size, "rounds": rounds}
     return keep(out, "data", described, asked, measured, table(measured))
 
 
-def measure(folder, cores, rounds):
-    """As `in_turn` gives it, for batches from memory and for those streamed by 1, 2, ... processes, up to one a core."""
+def measure(folder, size, cores, rounds):
+    """As `in_turn` gives it, for batches from memory and for those streamed by 1, 2, ... processes, up to one a core; one way
+    after the other, since processes that stream prepare batches while another way has its turn."""
     workers = [count for count in (1, 2, 4, 8, 16) if count <= cores]
     ways = {"from memory": None, **{f"streamed, processes: {count}": count for count in workers}}
-    same = {"folder": str(folder), "size": SIZE, "batch": BATCH, "batches": BATCHES, "threads": 1}
-    sides = {name: lambda count=count: Side("ours_batches.py", {**same, "workers": count}) for name, count in ways.items()}
-    return in_turn(sides, rounds, "data")
+    same = {"folder": str(folder), "size": size, "batch": BATCH, "batches": BATCHES, "threads": 1}
+    measured = {}
+    for name, count in ways.items():
+        measured |= in_turn({name: lambda: Side("ours_batches.py", {**same, "workers": count})}, rounds, name)  # noqa: B023
+    return measured
 
 
 def table(measured):
     """Lines of Markdown."""
-    lines = [f"| batches of {BATCH} pictures, decoded to {SIZE}x{SIZE} | pictures a second (least to most) |", "|---|---|"]
+    lines = [f"| batches of {BATCH} pictures | pictures a second (least to most) |", "|---|---|"]
     for name, side in measured.items():
-        rates = spread([BATCH * BATCHES / run["seconds"] for run in side["runs"]])
+        rates = spread([BATCH * BATCHES / run["parts"]["batches"] for run in side["runs"]])
         lines.append("| {} | {:,.0f} ({:,.0f} to {:,.0f}) |".format(name, *rates))
     return lines
 

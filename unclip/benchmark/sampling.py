@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from ..interop.diffusers_export import write_decoder, write_prior, write_upsampler
+from ..precision import chosen_dtype
 from .sides import sampling as shapes
 from .turns import Side, in_turn
 
@@ -13,12 +14,18 @@ SAME = {  # what UnCLIPPipeline does
     "decoder": {"num_inference_steps": shapes.DECODER_STEPS, "guidance_scale": shapes.DECODER_GUIDANCE, "sampler": "ddpm"},
     "upsampler": {"num_inference_steps": shapes.UPSAMPLER_STEPS, "sampler": "ddpm"},
 }  # fmt: skip
+FEWER = {  # as good: see "How few steps" in data/pocket/README.md
+    "prior": {**SAME["prior"], "num_inference_steps": 10, "sampler": "dpm++"},
+    "decoder": {**SAME["decoder"], "num_inference_steps": 10, "guidance_end": 0.8, "sampler": "dpm++sde"},
+    "upsampler": {"num_inference_steps": 2, "sampler": "ddim"},
+}
 
 
 def measure(rounds, how, batch=None):
-    """As `in_turn` gives it, for diffusers, the same with `channels_last`, and unclip.
+    """As `in_turn` gives it, for diffusers, the same with `channels_last`, unclip in FEWER steps, and unclip in the SAME.
 
-    how: {"dtype", "threads", "device"}; batch: pictures at once; None: one.
+    how: {"dtype", "threads", "device"}, where FEWER steps are taken in what `--dtype auto` draws in; batch: pictures at
+    once; None: one.
     """
     with tempfile.TemporaryDirectory() as folder:
         prior, decoder, upsampler = shapes.parts()
@@ -32,5 +39,6 @@ def measure(rounds, how, batch=None):
         return in_turn({
             "diffusers": lambda: Side("diffusers_sampling.py", theirs),
             "diffusers, channels_last": lambda: Side("diffusers_sampling.py", {**theirs, "channels_last": True}),
+            "unclip, fewer steps": lambda: Side("ours_sampling.py", {**ours, **FEWER, "dtype": chosen_dtype("auto", how["device"])}),
             "unclip": lambda: Side("ours_sampling.py", {**ours, **SAME}),
         }, rounds, "sampling")  # fmt: skip

@@ -12,6 +12,7 @@ from .shards import Skipped, read_samples
 from .table import decode_sample, draw_flips, make_batch, table_of, where_is
 
 SHUFFLE = 2000  # samples, still encoded, among which each worker draws the next one
+AHEAD = 4  # batches that each worker prepares
 PATIENCE = 10_000  # corrupt samples in a row after which a worker gives up
 
 
@@ -40,7 +41,7 @@ class StreamBatches:
         """The next batch."""
         if self._batches is None:
             self.samples.seed = f"{self.seed} {step} {self.rank}"
-            ahead = {"prefetch_factor": 4} if self.workers else {}
+            ahead = {"prefetch_factor": AHEAD} if self.workers else {}
             self._batches = iter(DataLoader(
                 self.samples, batch_size=None, num_workers=self.workers, worker_init_fn=leave_signals,
                 generator=torch.Generator(), **ahead

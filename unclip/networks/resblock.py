@@ -15,6 +15,11 @@ def downsample(x):                                                              
     return F.avg_pool2d(x, 2)                                                           # (B, C, H / 2, W / 2)
 
 
+def silu(x):
+    """SiLU of what nobody else reads: in place where no gradient will ask for it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResBlock(nn.Module):
     """ADM's residual block (Dhariwal & Nichol 2021, section 3): norm, SiLU, convolution, twice.
 
@@ -38,7 +43,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x, emb):                                                          # (B, C_in, H, W), (B, E)
         """`emb` has been through its SiLU: once for the whole network, not once a block."""
-        h = F.silu(self.norm_1(x))                                                      # (B, C_in, H, W)
+        h = silu(self.norm_1(x))                                                        # (B, C_in, H, W)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv_1(h)                                                              # (B, C, H', W')
@@ -47,6 +52,8 @@ class ResBlock(nn.Module):
             scale, shift = emb.chunk(2, dim=1)                                          # (B, C, 1, 1)
             h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
         else:
-            h = self.norm_2(h + emb)
-        h = self.conv_2(self.dropout(F.silu(h)))                                        # (B, C, H', W')
-        return self.skip(x) + h
+            h += emb
+            h = self.norm_2(h)
+        h = self.conv_2(self.dropout(silu(h)))                                          # (B, C, H', W')
+        h += self.skip(x)  # a convolution's output, which its gradient does not need
+        return h

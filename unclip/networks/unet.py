@@ -10,7 +10,7 @@ from .attention import AttentionBlock
 from .checkpointing import Checkpointing
 from .embeddings import TimeEmbedding
 from .norms import NORMS
-from .resblock import ResBlock, downsample, upsample
+from .resblock import ResBlock, downsample, silu, upsample
 
 
 class Layer(nn.Module):
@@ -167,7 +167,7 @@ class UNet(Checkpointing):
                 x = self.run(layer, x, *condition, skips.pop())
             if level < len(self.upsample):
                 x = self.run(self.upsample[level], x, *condition)
-        x = self.conv_out(F.silu(self.norm_out(x)))                                     # (B, out * patch^2, H', W')
+        x = self.conv_out(silu(self.norm_out(x)))                                       # (B, out * patch^2, H', W')
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x                  # (B, out_channels, H, W)
 
     def _check(self, x_t, t, emb, context_kv, context_mask):
