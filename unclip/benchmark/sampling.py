@@ -14,7 +14,7 @@ SAME = {  # what UnCLIPPipeline does
     "decoder": {"num_inference_steps": shapes.DECODER_STEPS, "guidance_scale": shapes.DECODER_GUIDANCE, "sampler": "ddpm"},
     "upsampler": {"num_inference_steps": shapes.UPSAMPLER_STEPS, "sampler": "ddpm"},
 }  # fmt: skip
-FEWER = {  # as good: see "How few steps" in data/pocket/README.md
+FEWER = {  # as good: see "Choosing how it draws" in data/pocket/README.md
     "prior": {**SAME["prior"], "num_inference_steps": 10, "sampler": "dpm++"},
     "decoder": {**SAME["decoder"], "num_inference_steps": 10, "guidance_end": 0.8, "sampler": "dpm++sde"},
     "upsampler": {"num_inference_steps": 2, "sampler": "ddim"},
