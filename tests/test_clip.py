@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -244,6 +245,22 @@ def test_unit_variance_embeddings_have_length_sqrt_of_their_width(simple):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("changed, image_too", [("text_projection", False), ("token_embedding.weight", False), ("visual.proj", True)])
+def test_a_fingerprint_of_the_image_tower_alone(simple, tmp_path, changed, image_too):
+    """Another text tower leaves the embeddings of pictures as they are."""
+    folder = shutil.copytree(simple, tmp_path / "copy")
+    file = folder / "open_clip_model.safetensors"
+    weights = load_file(file)
+    weights[changed] = weights[changed] + 1
+    save_file(weights, file)
+    clip, other = FrozenCLIP(simple), FrozenCLIP(folder)
+    assert other.fingerprint() != clip.fingerprint()
+    assert (other.image_fingerprint() != clip.image_fingerprint()) is image_too
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(other.encode_image(images), clip.encode_image(images)) is not image_too
+    assert clip.image_fingerprint() == FrozenCLIP(simple).whole().image_fingerprint() != clip.fingerprint()
+
+
 def test_equals_transformers_clip_with_the_same_weights(simple):
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPTextConfig(

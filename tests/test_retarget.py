@@ -42,7 +42,7 @@ def test_pictures_that_both_clips_could_read(tmp_path):
     """In the same order, those of one CLIP beside the other's; a key of another shard is another picture."""
 
     class Other(RampClip):
-        def fingerprint(self):
+        def image_fingerprint(self):
             return "other"
 
         def encode_image(self, pixels):

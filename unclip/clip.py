@@ -211,11 +211,19 @@ class FrozenCLIP(nn.Module):
         return (F.normalize(embed.float(), dim=-1) * embed.shape[-1] ** 0.5).to(embed.dtype)
 
     def fingerprint(self):
-        """Ten hex digits that say which weights these are (and which conventions): names the embedding caches."""
+        """Ten hex digits that say which weights these are (and which conventions)."""
+        return self._fingerprint_of("")
+
+    def image_fingerprint(self):
+        """The same of the image tower alone: names the embedding caches, which outlast another text tower."""
+        return self._fingerprint_of("visual.")
+
+    def _fingerprint_of(self, prefix):
         digest = hashlib.sha256(str(self.unit_variance).encode())
         if self.squash:
             digest.update(b"squash")  # another view of the same pictures
-        for name, value in sorted((self._plain.weights() if self._plain else self.model.state_dict()).items()):
+        weights = self._plain.weights() if self._plain else self.model.state_dict()
+        for name, value in sorted((name, value) for name, value in weights.items() if name.startswith(prefix)):
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.flatten()[:: max(1, value.numel() // 256)].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:10]

@@ -55,7 +55,7 @@ def paired(shards, new_clip, old_clip):
     Raises:
         UserError: fewer pictures than twice the numbers of a new embedding.
     """
-    clips = [(clip, clip.fingerprint()) for clip in (new_clip, old_clip)]
+    clips = [(clip, clip.image_fingerprint()) for clip in (new_clip, old_clip)]
     new, old = [], []
     for shard in shards:
         embeds, others = (shard_embeddings(shard, *clip) for clip in clips)

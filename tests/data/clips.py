@@ -11,7 +11,7 @@ class RampClip:
     def __init__(self):
         self.calls, self.captions = 0, []
 
-    def fingerprint(self):
+    def image_fingerprint(self):
         return "ramp"
 
     def encode_image(self, pixels):

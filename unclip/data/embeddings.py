@@ -1,8 +1,8 @@
 """CLIP image embeddings of shards, computed once and kept beside them.
 
 For a shard `0.tar` the file `0.FINGERPRINT.safetensors` holds `image_embed`, float16 (N, 2, D): of each picture and of
-its mirror image, in the convention of the FrozenCLIP whose fingerprint it names. The sample keys, and the size of the
-shard that they were computed from, stand in the metadata.
+its mirror image, in the convention of the FrozenCLIP whose image tower's fingerprint it names. The sample keys, and the
+size of the shard that they were computed from, stand in the metadata.
 """
 
 import json
@@ -54,7 +54,7 @@ def attach_embeddings(table, clip, say=print):
     Raises:
         UserError: a file that fits its shard, but lacks one of its pictures.
     """
-    fingerprint, rows_of = clip.fingerprint(), {}
+    fingerprint, rows_of = clip.image_fingerprint(), {}
     for row, shard in enumerate(table.shards):
         rows_of.setdefault(shard, []).append(row)
     image_embed = torch.empty(len(table), 2, clip.embed_dim, dtype=torch.float16)

@@ -70,7 +70,7 @@ class Source:
         else:
             batches = StreamBatches(
                 self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank, mirror=data.mirror,
-                class_captions=self.class_captions, fingerprint=self.clip and self.clip.fingerprint(),
+                class_captions=self.class_captions, fingerprint=self.clip and self.clip.image_fingerprint(),
                 captions=self.reader is not None, workers=data.workers, say=self.say,
             )  # fmt: skip
         return batches if self.reader is None else Read(batches, self.reader)
@@ -87,7 +87,7 @@ class Source:
         """CLIP's embeddings (N, D) of the training pictures; of a streamed set, as many as make good statistics."""
         if self.table is not None:
             return self.table.image_embed[:, 0]
-        embeds, fingerprint = [], self.clip.fingerprint()
+        embeds, fingerprint = [], self.clip.image_fingerprint()
         for shard in self.shards:
             embeds.append(read_embeddings(shard, fingerprint).image_embed[:, 0])
             if sum(map(len, embeds)) >= STATISTICS:
@@ -104,7 +104,7 @@ class Source:
         """Make the embeddings that are missing, each process those of its share of the shards."""
         if self.clip is None:
             return
-        fingerprint = self.clip.fingerprint()
+        fingerprint = self.clip.image_fingerprint()
         for shard in shards[self.state.process_index :: self.state.num_processes]:
             shard_embeddings(shard, self.clip, fingerprint, self.say)
         self.state.wait_for_everyone()
