@@ -3,6 +3,7 @@
 import io
 import random
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from ..data.images import read_image, square
@@ -46,7 +47,7 @@ def measure(folder, size, cores, rounds):
     same = {"folder": str(folder), "size": size, "batch": BATCH, "batches": BATCHES, "threads": 1}
     measured = {}
     for name, count in ways.items():
-        measured |= in_turn({name: lambda: Side("ours_batches.py", {**same, "workers": count})}, rounds, name)  # noqa: B023
+        measured |= in_turn({name: partial(Side, "ours_batches.py", {**same, "workers": count})}, rounds, name)
     return measured
 
 

@@ -9,8 +9,8 @@ from ..cli import device_of, output_folder
 from ..data.captions import ClassCaptions
 from ..errors import UserError
 from ..files import read_lines
+from ..generate import load_model
 from ..hub import any_clip
-from ..pipeline import UnCLIP
 from ..seeds import seeds_from
 from ..zero_shot import TEMPLATES, ZeroShotClassifier
 from .curves import write_curve
@@ -131,7 +131,7 @@ class Bench:
     def __init__(self, request):
         self.request, device = request, device_of(request.device)
         self.names, self.words = concepts_of(request.concepts), checked_words(request.say)
-        self.model = UnCLIP.from_pretrained(request.model, device=device, dtype=getattr(torch, request.dtype))
+        self.model = load_model(request.model, request.device, request.dtype, offload=False)
         self.settings = self.model.settings(**request.settings)
         self.sweeps = parse_sweeps(request.sweeps, self.model, request.settings)
         self.ready = pictures_of_folder(request.images) if request.images else None
