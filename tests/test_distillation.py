@@ -103,6 +103,18 @@ def test_paths_lead_from_one_timestep_of_a_drawing_to_the_next(make_decoder, tea
         assert paths[:, :-1].flatten().tolist() == model.student.schedule.timesteps(finer, "trailing").tolist()
 
 
+def test_the_teacher_is_guided_where_its_drawing_is(make_decoder):
+    """Steps of a batch lie anywhere on the way; each sample's are guided as in a drawing with the same interval."""
+    teacher = make_decoder()
+    model = distillation(teacher, guidance_start=0.25, guidance_end=0.75)
+    embed, x = torch.randn(4, D, generator=generator()), torch.randn(4, 3, SIDE, SIDE, generator=generator())
+    t = torch.tensor([999, 600, 400, 100])
+    found = model.denoiser(0, embed)(x, t).x_0
+    for k, scale in enumerate([1.0, 3.0, 3.0, 1.0]):
+        alone = teacher.guided(embed[k : k + 1], guidance_scale=scale)(x[k : k + 1], t[k : k + 1]).x_0
+        torch.testing.assert_close(found[k : k + 1], alone, atol=1e-4, rtol=1e-4)
+
+
 # ---- the loss --------------------------------------------------------------------------------------------------------
 
 

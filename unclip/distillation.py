@@ -36,7 +36,8 @@ class Distillation(nn.Module):
         teacher: a Decoder. Its device is the caller's to choose; the student's is this module's.
         steps: the numbers of steps in which the student learns to draw, the largest first.
         teacher_steps: how many DDIM steps the teacher takes for a drawing.
-        guidance_scale: of the teacher; the student draws without guidance what this one draws with it.
+        guidance_scale, guidance_start, guidance_end: of the teacher; the student draws without guidance what this one draws
+            with it.
 
     Raises:
         UserError: a teacher that cannot be distilled, or numbers of steps that do not divide each other.
@@ -45,7 +46,10 @@ class Distillation(nn.Module):
     exported_prefix = "student."
     edge_layers = tuple("student." + name for name in Decoder.edge_layers)
 
-    def __init__(self, teacher: Decoder, *, steps: list[int], teacher_steps: int, guidance_scale: float):
+    def __init__(
+        self, teacher: Decoder, *, steps: list[int], teacher_steps: int, guidance_scale: float, guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
+    ):  # fmt: skip
         super().__init__()
         if teacher.denoiser.learned_variance:
             raise UserError("this decoder learned its variance, which steps of DDIM do not have: distil one without")
@@ -59,7 +63,8 @@ class Distillation(nn.Module):
             raise UserError(f"{steps} steps from a teacher's {teacher_steps}: each number has to divide the one before it")
         if teacher_steps > teacher.schedule.num_timesteps:
             raise UserError(f"teacher_steps is {teacher_steps}: the teacher has {teacher.schedule.num_timesteps} timesteps")
-        self.steps, self.teacher_steps, self.guidance_scale = steps, teacher_steps, guidance_scale
+        self.steps, self.teacher_steps = steps, teacher_steps
+        self.guidance = {"guidance_scale": guidance_scale, "guidance_start": guidance_start, "guidance_end": guidance_end}
         teacher.spacing = "trailing"
         self._teacher = [teacher.requires_grad_(False).eval()]  # in a list, so that it is no part of this module
         self.student = Decoder(**{**teacher.options, "step_counts": steps, "spacing": "trailing"})
@@ -110,5 +115,5 @@ class Distillation(nn.Module):
     def denoiser(self, k, image_embed, text=None, null_text=None):
         """From whom drawing in steps[k] is learned, as a denoiser: the guided teacher, or the student in more steps."""
         if k == 0:
-            return self.teacher.guided(image_embed, text, null_text, self.guidance_scale)
+            return self.teacher.guided(image_embed, text, null_text, **self.guidance)
         return self.student.guided(image_embed, text, null_text, 1.0, num_inference_steps=self.steps[k - 1])

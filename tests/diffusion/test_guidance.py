@@ -71,6 +71,17 @@ def test_guidance_in_a_part_of_the_way_doubles_no_other_step(setting, schedule, 
         assert torch.equal(limited(x_t, t).x_0, meant(x_t, t).x_0)
 
 
+def test_in_a_batch_of_several_timesteps_each_sample_is_guided_by_its_own(setting, schedule):
+    _, denoiser, x_t, _, cond, null = setting
+    plain, with_guidance = (guided(denoiser, cond, null, scale) for scale in (1, 3.0))
+    t = torch.tensor([900, 500, 100])
+    found = during(with_guidance, plain, schedule, 0.2, 0.8)(x_t, t)
+    guided_, not_guided = with_guidance(x_t, t), plain(x_t, t)
+    for name in ("x_0", "eps", "var_frac"):
+        of = [getattr(p, name) for p in (not_guided, guided_, not_guided)]
+        assert torch.equal(getattr(found, name), torch.stack([value[k] for k, value in enumerate(of)]))
+
+
 @pytest.mark.parametrize("start, end", [(0.5, 0.4), (-0.1, 1), (0, 1.1)])
 def test_a_part_of_the_way_lies_on_it(setting, schedule, start, end):
     denoiser = setting[1]

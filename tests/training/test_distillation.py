@@ -91,12 +91,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, tmp_pat
 
 def test_the_guidance_that_is_baked_in_is_the_teachers_default_or_what_the_config_says(write, model_copy, tmp_path):
     index = json.loads((model_copy / "model_index.json").read_text())
-    index["defaults"]["guidance_scale"] = 5.0
+    index["defaults"] |= {"guidance_scale": 5.0, "guidance_start": 0.1, "guidance_end": 0.8}
     (model_copy / "model_index.json").write_text(json.dumps(index))
-    for k, (change, scale) in enumerate([({}, 5.0), ({"guidance_scale": 1.5}, 1.5)]):
+    whole = {"guidance_start": 0.0, "guidance_end": 1.0}
+    for k, (change, baked) in enumerate([({}, (5.0, 0.1, 0.8)), ({"guidance_scale": 1.5, **whole}, (1.5, 0.0, 1.0))]):
         run = tmp_path / f"run{k}"
         distill(write(teacher=str(model_copy), student=change, train={"run": str(run), "steps": 1}))
-        assert yaml.safe_load((run / "config.yaml").read_text())["student"]["guidance_scale"] == scale
+        student = yaml.safe_load((run / "config.yaml").read_text())["student"]
+        assert tuple(student[name] for name in ("guidance_scale", "guidance_start", "guidance_end")) == baked
 
 
 @pytest.mark.parametrize("changes, says", [

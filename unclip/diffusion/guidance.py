@@ -92,7 +92,7 @@ def during(
     Args:
         start, end: in 0..1, shares of the way: `denoiser` takes the steps with start <= (T - 1 - t) / T < end, so that the
             first step of a whole run is at 0, and a run of n evenly spaced steps at 0, 1/n, 2/n, ...
-        otherwise: (x_t, t) -> Prediction, like denoiser. All of a batch are at one t.
+        otherwise: (x_t, t) -> Prediction, like denoiser. Where a batch has timesteps of both kinds, both are called on it.
 
     Raises:
         ValueError: start or end is outside 0..1, or end comes before start.
@@ -101,8 +101,16 @@ def during(
         raise ValueError(f"from {start} to {end}: choose two numbers in 0..1, the smaller one first")
 
     def limited(x_t: Tensor, t: Tensor) -> Prediction:
-        share = (schedule.num_timesteps - 1 - int(t[0])) / schedule.num_timesteps
-        return (denoiser if start <= share < end else otherwise)(x_t, t)
+        share = (schedule.num_timesteps - 1 - t.double()) / schedule.num_timesteps                          # (B,)
+        inside = (start <= share) & (share < end)
+        if inside.all():
+            return denoiser(x_t, t)
+        if not inside.any():
+            return otherwise(x_t, t)
+        there, elsewhere = denoiser(x_t, t), otherwise(x_t, t)
+        pick = inside.reshape(-1, *[1] * (x_t.ndim - 1))                                                # (B, 1, ...)
+        var_frac = None if there.var_frac is None else torch.where(pick, there.var_frac, elsewhere.var_frac)
+        return Prediction(torch.where(pick, there.x_0, elsewhere.x_0), torch.where(pick, there.eps, elsewhere.eps), var_frac)
 
     return limited
 

@@ -22,15 +22,16 @@ from .runs import settle
 from .sources import Source
 
 COMPARED, COLUMNS = 32, 8
+GUIDANCE = ["guidance_scale", "guidance_start", "guidance_end"]
 
 
 class DistillRun(RunConfig):
     """teacher: "pocket", a model folder or a hub id; out: the folder of the model with the distilled decoder. student: see
-    `Distillation`; where guidance_scale is left out, it is the teacher's default."""
+    `Distillation`; what is left out of the guidance is the teacher's default."""
 
     teacher: str = "pocket"
     out: str
-    student: signature_model(Distillation, leave_out=["teacher"], may_miss=["guidance_scale"])
+    student: signature_model(Distillation, leave_out=["teacher"], may_miss=GUIDANCE)
 
 
 def distill(path, overrides=()):
@@ -43,8 +44,10 @@ def distill(path, overrides=()):
     if there.is_dir() and not Decoder.from_pretrained(there).step_counts:
         raise UserError(f"{path}: {there} was not distilled and would be lost: name another folder for out")
     index = read_index(folder)
-    if config.student.guidance_scale is None:
-        config.student.guidance_scale = check(Settings, index["defaults"], folder / INDEX).guidance_scale
+    defaults = check(Settings, index["defaults"], folder / INDEX)
+    for name in GUIDANCE:
+        if getattr(config.student, name) is None:
+            setattr(config.student, name, getattr(defaults, name))
     teacher = Decoder.from_pretrained(folder / "decoder", process().device).to(memory_format=torch.channels_last)
     settle(config.data, "image_size", teacher.image_size, "data", path, "the teacher's")
     model = Distillation(teacher, **config.student.model_dump())
@@ -81,14 +84,14 @@ class Comparison:
 
     def of_teacher(self, model):
         if self.teachers is None:
-            self.teachers = self.drawn(model.teacher, model.teacher_steps, model.guidance_scale)
+            self.teachers = self.drawn(model.teacher, model.teacher_steps, model.guidance)
         return self.teachers
 
     def of_student(self, model):
-        return [(n, self.drawn(model.student, n, 1.0)) for n in model.steps]
+        return [(n, self.drawn(model.student, n, {"guidance_scale": 1.0})) for n in model.steps]
 
-    def drawn(self, decoder, steps, guidance_scale):
+    def drawn(self, decoder, steps, guidance):
         texts = text_of(self.batch, decoder.device) if decoder.text_to_tokens is not None else ()
         embed = self.batch["image_embed"].to(decoder.device)
         noise = SeededNoise(range(len(embed)))
-        return decoder.sample(embed, *texts, noise=noise, num_inference_steps=steps, guidance_scale=guidance_scale)
+        return decoder.sample(embed, *texts, noise=noise, num_inference_steps=steps, **guidance)
