@@ -8,7 +8,8 @@ from torch import nn
 
 from .clip import resize, square_side
 from .data.images import to_float
-from .data.truth import truth_of
+from .data.truth import READ_BY_TRUTH, truth_of
+from .gathering import gathered, gathered_lists, own_rows, processes
 from .openclip.building import build_clip, save_clip
 from .openclip.tokenizer import clip_tokenizer
 
@@ -20,7 +21,7 @@ LABEL_SMOOTHING = 0.1
 OTHER_TOKENIZER = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")
 
 
-def contrastive_loss(image_embed, text_embed, logit_scale, truth=None):
+def contrastive_loss(image_embed, text_embed, logit_scale, truth=None, rows=slice(None)):
     """The symmetric cross-entropy over a batch of pairs, with every true pair a positive and only false ones negatives.
 
     A batch of B pairs gives B x B cosines, times `logit_scale`. In a batch of class names most captions are true of
@@ -33,15 +34,17 @@ def contrastive_loss(image_embed, text_embed, logit_scale, truth=None):
         logit_scale: the inverse temperature, a scalar tensor.
         truth: int (B, B), whether text j is true of image i: 1 true, -1 false, 0 unknown; 1 on the diagonal. None: a
             text is true of its own image alone.
+        rows: of which pairs the loss is wanted, b of the B.
 
     Returns:
-        The loss of each pair, (B,).
+        The loss of each of these pairs, (b,).
     """
     with torch.autocast(image_embed.device.type, enabled=False):  # half precision is too coarse for cosines times 100
-        logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(text_embed, dim=-1).T  # (B, B)
+        image, text = F.normalize(image_embed, dim=-1), F.normalize(text_embed, dim=-1)
+        to_texts, to_images = logit_scale * image[rows] @ text.T, logit_scale * text[rows] @ image.T  # (b, B)
     if truth is None:
-        truth = 2 * torch.eye(len(logits), device=logits.device) - 1
-    return (against_false(logits, truth) + against_false(logits.T, truth.T)) / 2
+        truth = 2 * torch.eye(len(image), device=image.device) - 1
+    return (against_false(to_texts, truth[rows]) + against_false(to_images, truth.T[rows])) / 2
 
 
 def against_false(logits, truth):
@@ -125,7 +128,7 @@ class ContrastiveCLIP(nn.Module):
         return self
 
     def loss(self, batch, generator=None):
-        """Loss of each pair, (B,), and None for its timestep.
+        """Loss of each pair, (B,), and None for its timestep. Where several processes train, a pair is set against those of all.
 
         batch: image uint8 (B, 3, S, S); what `read` adds, or label (B,) for the image tower alone.
         """
@@ -148,11 +151,16 @@ class ContrastiveCLIP(nn.Module):
             def loss_as(of):
                 return F.cross_entropy(logits, label[of], label_smoothing=LABEL_SMOOTHING, reduction="none")
         else:
-            text_embed = self.clip.encode_text(batch["tokens"].to(device)).float()
-            truth = batch["truth"].to(device)
+            text_embed, truth, rows = self.clip.encode_text(batch["tokens"].to(device)).float(), batch["truth"], slice(None)
+            together = self.training and processes() > 1  # every pair of all processes is a negative of the others
+            if together:
+                image_embed, text_embed, rows = gathered(image_embed), gathered(text_embed), own_rows(len(images))
+                truth = truth_of(gathered_lists(batch, READ_BY_TRUTH))
+            truth = truth.to(device)
 
             def loss_as(of):
-                return contrastive_loss(image_embed, text_embed[of], logit_scale, truth[of][:, of])
+                of = gathered(of + rows.start) if together else of
+                return contrastive_loss(image_embed, text_embed[of], logit_scale, truth[of][:, of], rows)
 
         loss = loss_as(torch.arange(len(images), device=device))
         if mixed:

@@ -46,6 +46,17 @@ def new_folder(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sync(folder):
+    """Wait until the files of a folder, and their names, are on the disk: what is renamed afterwards is whole in any case."""
+    folder = Path(folder)
+    for path in [*(p for p in folder.iterdir() if p.is_file()), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def empty_folder(path):
     """A path to make a folder at. Raises UserError where something is there already."""
     path = Path(path)

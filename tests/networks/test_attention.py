@@ -11,7 +11,7 @@ class Reading(AttentionBlock):
     """The block, with the context as it comes."""
 
     def forward(self, x, context, mask=None):
-        return super().forward(x, self.context_kv(context), mask)
+        return super().forward(x, self.read(context), mask)
 
 
 def block(context_dim=None, **changed):

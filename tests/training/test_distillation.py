@@ -19,6 +19,7 @@ from unclip.pipeline import UnCLIP
 from unclip.training.distillation import distill
 
 from .conftest import OPTIMIZER, write_config
+from .toys import checkpoint_of, counters_of
 
 
 @pytest.fixture
@@ -78,14 +79,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, tmp_pat
     """Stopped by Ctrl-C in its second step, and run again with the saved config."""
     distill(write(train={"run": str(tmp_path / "straight")}, out=str(tmp_path / "one")))
     interrupted(Distillation, lambda: distill(write(out=str(tmp_path / "two"))))
-    counters = tmp_path / "run" / "checkpoint" / "counters.json"
-    assert json.loads(counters.read_text())["step"] == 2
+    assert counters_of(tmp_path / "run")["step"] == 2
     UnCLIP.from_pretrained(tmp_path / "two")  # whole already
     distill(tmp_path / "run" / "config.yaml")
-    assert json.loads(counters.read_text())["step"] == 3
+    assert counters_of(tmp_path / "run")["step"] == 3
     weights = [load_file(tmp_path / name / "decoder" / "model.safetensors") for name in ("one", "two")]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
-    kept = load_file(counters.parent / "model.safetensors")
+    kept = load_file(checkpoint_of(tmp_path / "run") / "model.safetensors")
     assert all(k.startswith("student.") for k in kept)  # the teacher is in its own folder already
 
 

@@ -16,7 +16,7 @@ from unclip.training import checkpoint
 from unclip.training.config import RunConfig
 from unclip.training.loop import train
 
-from .toys import TRUTH, Batches, Line, config
+from .toys import TRUTH, Batches, Line, checkpoint_of, config, counters_of
 
 
 def weights(model):
@@ -32,7 +32,7 @@ def run(model, settings, batches=None, **options):
 
 
 def saved(folder, name):
-    return load_file(folder / "checkpoint" / f"{name}.safetensors")
+    return load_file(checkpoint_of(folder) / f"{name}.safetensors")
 
 
 def test_it_converges_and_says_so(tmp_path):
@@ -71,7 +71,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, optimizer):
     for name in ("optimizer", "ema", "model"):
         a, b = saved(tmp_path / "a", name), saved(tmp_path / "b", name)
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    counters = [json.loads((tmp_path / f / "checkpoint" / "counters.json").read_text()) for f in "ab"]
+    counters = [counters_of(tmp_path / f) for f in "ab"]
     assert [c["step"] for c in counters] == [10, 10] and [c["ema_steps"] for c in counters] == [10, 10]
     assert [c["images"] for c in counters] == [80, 80]
 
@@ -86,24 +86,83 @@ def test_two_batches_of_four_are_one_of_eight(tmp_path):
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4)
     assert a["0.step"] == 3 and parts.seen == 6
-    assert json.loads((tmp_path / "b" / "checkpoint" / "counters.json").read_text())["images"] == 24
+    assert counters_of(tmp_path / "b")["images"] == 24
 
 
-def test_a_loss_that_is_not_finite_ends_in_a_line_and_keeps_the_checkpoint(tmp_path):
-    class Diverging(Batches):
+class Troubled(Batches):
+    """Batches whose loss is `times` what it should be at some steps."""
+
+    def __init__(self, times, *steps, **options):
+        super().__init__(**options)
+        self.times, self.steps = times, steps
+
+    def at(self, step):
+        return {**super().at(step), "scale": self.times if step in self.steps else 1.0}
+
+
+def trouble_of(run):
+    return [json.loads(line) for line in (run / "trouble.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("times, what", [(float("nan"), "not finite"), (float("inf"), "not finite"), (1e6, "exploded")])
+def test_a_step_whose_loss_is_no_number_or_explodes_is_left_out_and_written_down(tmp_path, times, what):
+    """What is trained on the other steps ends as if there had been no such step; and says which samples it was."""
+    model, spared, left_out = Line(), Line(), (24, 27)
+    run(model, config(tmp_path / "a", steps=30), Troubled(times, *left_out))
+
+    class Without(Batches):
         def at(self, step):
-            return {**super().at(step), "scale": float("nan") if step == 7 else 1.0}
+            return super().at([step for step in range(30) if step not in left_out][step])
 
+    run(spared, config(tmp_path / "b", steps=28), Without())
+    assert torch.equal(model.linear.weight, spared.linear.weight)
+    lines = [line for line in trouble_of(tmp_path / "a") if line["what"] != "spike"]
+    assert [(line["step"], line["what"]) for line in lines] == [(step, what) for step in left_out]
+    assert lines[1]["keys"] == Batches().at(27)["key"]
+    counters = counters_of(tmp_path / "a")
+    assert (counters["step"], counters["skipped_steps"], counters["ema_steps"]) == (30, 2, 28)
+    log = json.loads((tmp_path / "a" / "log.jsonl").read_text())
+    assert log["skipped_steps"] == 2 and log["train_loss"] < 20
+
+
+def test_trouble_without_an_end_ends_in_a_line_and_keeps_the_checkpoint(tmp_path):
     run(Line(), config(tmp_path, steps=5))
     before = saved(tmp_path, "model")
-    with pytest.raises(UserError, match="the loss is nan at step .*: lower optimizer.lr; the last checkpoint is kept"):
-        run(Line(), config(tmp_path, checkpoint_minutes=0), Diverging())
-    kept = saved(tmp_path, "model")
-    assert all(torch.isfinite(v).all() for v in kept.values()) and kept.keys() == before.keys()
-    assert all(torch.isfinite(v).all() for v in saved(tmp_path, "ema").values())
+    with pytest.raises(UserError, match="the loss is nan at step 8, not finite in 3 step.* in a row: lower .*; the last"):
+        run(Line(), config(tmp_path, steps=20, max_skipped=2), Troubled(float("nan"), *range(6, 20)))
+    assert counters_of(tmp_path)["step"] == 5 and all(torch.equal(v, saved(tmp_path, "model")[k]) for k, v in before.items())
+    run(Line(), config(tmp_path, steps=20, max_skipped=2), Troubled(float("nan"), 6, 7, 9, 10))
+    assert counters_of(tmp_path)["step"] == 20 and counters_of(tmp_path)["skipped_steps"] == 4
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_spike_is_trained_on_and_written_down(tmp_path):
+    model, calm = Line(), Line()
+    run(model, config(tmp_path / "a", steps=25, batch_size=64), Troubled(20.0, 23, batch_size=64))
+    run(calm, config(tmp_path / "b", steps=25, batch_size=64))
+    assert [(line["step"], line["what"]) for line in trouble_of(tmp_path / "a")] == [(23, "spike")]
+    assert counters_of(tmp_path / "a")["skipped_steps"] == 0 and not (tmp_path / "b" / "trouble.jsonl").exists()
+    assert not torch.equal(model.linear.weight, calm.linear.weight)
+
+
+def test_what_is_on_the_tracker(tmp_path, monkeypatch):
+    """Beside the losses: how the training goes and what it needs, from lines between the validations too."""
+    told = []
+    monkeypatch.setattr("accelerate.Accelerator.log", lambda self, values, step: told.append((step, values)))
+    run(Line(), config(tmp_path, {"decay": 1.0}, log_every=4, validate_every=8))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [step for step, _ in told] == [4, 8, 10] and [values for _, values in told] == lines
+    usual = {"train_loss", "gradient_norm", "learning_rate", "images_per_second", "waiting_for_data", "memory_gib",
+             "ema_distance", "skipped_steps", "images", "seconds"}  # fmt: skip
+    assert all(usual <= set(line) for line in lines) and ["val_loss" in line for line in lines] == [False, True, True]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.05 * (1 - (step - 1) / 10) for step in (4, 8, 10)])
+    assert all(0 <= line["waiting_for_data"] <= 1 and 0.01 < line["memory_gib"] < 100 for line in lines)
+    model, ema = saved(tmp_path, "model"), saved(tmp_path, "ema")
+    apart, size = (torch.cat([v.flatten() for v in values]).norm() for values in (
+        [model[k] - ema[k] for k in ema], ema.values()))  # fmt: skip
+    assert lines[-1]["ema_distance"] == pytest.approx(float(apart / size), rel=1e-5)
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_ctrl_c_loses_nothing(tmp_path, by):
     straight, model = Line(noisy=True), Line(noisy=True)
     run(straight, config(tmp_path / "a"))
@@ -112,7 +171,7 @@ def test_ctrl_c_loses_nothing(tmp_path, by):
     with pytest.raises(KeyboardInterrupt):
         run(model, config(tmp_path / "b"))
     assert signal.getsignal(by) is before
-    assert json.loads((tmp_path / "b" / "checkpoint" / "counters.json").read_text())["step"] == 4
+    assert counters_of(tmp_path / "b")["step"] == 4
     resumed = Line(noisy=True)
     run(resumed, config(tmp_path / "b"))
     assert torch.equal(resumed.linear.weight, straight.linear.weight)
@@ -130,17 +189,16 @@ def full_disk_of_safetensors(*args, **options):
 @pytest.mark.parametrize("file", ["model", "ema", "optimizer"])
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, full, file):
     run(Line(), config(tmp_path, steps=5))
-    before = {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()}
+    before = {p: p.read_bytes() for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
     monkeypatch.setattr(checkpoint, "save_file", lambda t, path: full() if path.stem == file else save_file(t, path))
     with pytest.raises((OSError, SafetensorError)) as error:
         run(Line(), config(tmp_path))
     assert disk_is_full(error.value)  # which scripts turn into a line
-    assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()} == before
-    assert not list(tmp_path.glob(".checkpoint*"))
+    assert {p: p.read_bytes() for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()} == before
     monkeypatch.undo()
     model = Line()
     run(model, config(tmp_path))
-    assert json.loads((tmp_path / "checkpoint" / "counters.json").read_text())["step"] == 10
+    assert counters_of(tmp_path)["step"] == 10
 
 
 def test_a_run_that_is_over_exports_again_and_trains_no_more(tmp_path):
@@ -171,7 +229,7 @@ def test_minutes_end_a_run_and_drive_the_decay(tmp_path, monkeypatch):
     model.harm = tick
     run(model, config(tmp_path, {"decay": 0.5}, steps=None, minutes=1))
     assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-    counters = json.loads((tmp_path / "checkpoint" / "counters.json").read_text())
+    counters = counters_of(tmp_path)
     assert counters["step"] == 10 and counters["seconds"] == pytest.approx(60)
 
 

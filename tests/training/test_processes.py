@@ -1,5 +1,8 @@
+"""Several processes on this machine's processor, launched as a user would."""
+
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -7,42 +10,84 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 from unclip.training.processes import on_cpu
 
-from .two import main as train_here
+from . import several
+from .toys import checkpoint_of, counters_of
 
-SCRIPT = Path(__file__).with_name("two.py")
+SCRIPT = Path(__file__).with_name("several.py")
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_two_processes_with_four_are_one_with_eight(tmp_path):
-    """Launched as torchrun and `accelerate launch` do it: the gradients are averaged, and one process writes."""
+def launch(what, folder, processes, *options):
+    """`accelerate launch` of several.py: what its processes found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "",
-              "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}  # fmt: skip
-    workers = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, tmp_path / "both", "4"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    train_here(tmp_path / "one", 8)
-    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-    assert "finished" in outputs[0] and "finished" not in outputs[1]
-    _, expected = json.loads((tmp_path / "one.0.json").read_text())
-    for rank in range(2):
-        world, weights = json.loads((tmp_path / f"both.{rank}.json").read_text())
-        assert world == 2
-        for name in expected:
-            torch.testing.assert_close(torch.tensor(weights[name]), torch.tensor(expected[name]), atol=1e-6, rtol=0)
-    assert len((tmp_path / "both" / "log.jsonl").read_text().splitlines()) == 1
-    counters = [json.loads((tmp_path / run / "checkpoint" / "counters.json").read_text()) for run in ("one", "both")]
-    assert [c["images"] for c in counters] == [24, 24]
+    accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    shape = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", port, "--dynamo_backend", "no"]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
+    done = subprocess.run(
+        [*accelerate, *shape, "--mixed_precision", "no", *options, SCRIPT, what, folder],
+        env={**outside, **environment}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return [json.loads((folder / f"{what}{processes}.{rank}.json").read_text()) for rank in range(processes)]
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def anew():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_are_one_with_the_same_batch(tmp_path, processes):
+    """Weights and losses; and of a contrastive loss, where every pair meets those of the other processes, the gradients."""
+    found = launch("ddp", tmp_path, processes, "--multi_gpu")
+    expected = several.ddp(tmp_path)
+    anew()
+    for one in found:
+        assert one["world"] == processes and one["stopped"]
+        for name, value in expected["weights"].items():
+            torch.testing.assert_close(torch.tensor(one["weights"][name]), torch.tensor(value), atol=1e-6, rtol=0)
+        for gradient, whole in zip(one["gradients"], expected["gradients"]):
+            torch.testing.assert_close(torch.tensor(gradient), torch.tensor(whole), atol=1e-6, rtol=1e-3)
+    assert max(map(max, expected["gradients"])) > 1e-3
+    both = [log_of(tmp_path / run) for run in ("of1", f"of{processes}")]
+    for line, other in zip(*both, strict=True):
+        for name in ("step", "images", "train_loss", "gradient_norm", "learning_rate", "ema_distance"):
+            assert line[name] == pytest.approx(other[name], rel=1e-5), name
+    assert counters_of(tmp_path / f"told{processes}")["step"] == 2  # one process was told, all stopped, and saved
+
+
+def test_in_pieces_it_is_the_same_and_one_process_reads_it(tmp_path):
+    """FSDP, full shard: what it learns is what DDP learns, its checkpoint is whole, and one process goes on with it."""
+    in_pieces = launch("sharded", tmp_path, 2, "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy",
+                       "TRANSFORMER_BASED_WRAP")  # fmt: skip
+    whole = launch("sharded", tmp_path, 2, "--multi_gpu")
+    assert [one["in_pieces"] for one in in_pieces + whole] == [True, True, False, False]
+    assert not in_pieces[1]["exported"] and in_pieces[0]["exported"].keys() == whole[0]["exported"].keys()
+    for name, value in whole[0]["exported"].items():
+        torch.testing.assert_close(torch.tensor(in_pieces[0]["exported"][name]), torch.tensor(value), atol=1e-5, rtol=1e-4)
+    for line, other in zip(log_of(tmp_path / "pieces"), log_of(tmp_path / "whole"), strict=True):
+        for name in line.keys() - {"seconds", "images_per_second", "waiting_for_data", "memory_gib"}:
+            assert line[name] == pytest.approx(other[name], rel=1e-4), name
+    assert (tmp_path / "pieces" / "samples" / "0000003.png").is_file()
+
+    shutil.copytree(tmp_path / "pieces", tmp_path / "on")
+    alone = several.decoder_run(tmp_path / "on", several.STEPS)  # over already: it exports what it read
+    anew()
+    assert alone["exported"].keys() == in_pieces[0]["exported"].keys()
+    for name, value in alone["exported"].items():
+        assert value == in_pieces[0]["exported"][name]
+    assert checkpoint_of(tmp_path / "on").name == "00000003"
 
 
 @pytest.mark.parametrize("environment, answer", [

@@ -1,7 +1,5 @@
 """Upsamplers that train on small pictures which the stages before them drew."""
 
-import json
-
 import pytest
 import torch
 import yaml
@@ -21,6 +19,7 @@ from unclip.training.sources import Source
 from unclip.upsampler import Upsampler
 
 from .conftest import OPTIMIZER, write_config
+from .toys import counters_of
 
 HALF = {"share": 0.5, "strength": [0.4, 0.9], "pictures": 20}
 
@@ -203,10 +202,9 @@ def test_training_has_redrawn_pictures_and_validation_has_not(write, losses, cas
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, tmp_path):
     runs.train_upsampler(write(train={"run": str(tmp_path / "straight")}, out=str(tmp_path / "one")))
     interrupted(Upsampler, lambda: runs.train_upsampler(write(out=str(tmp_path / "two"))))
-    counters = tmp_path / "run" / "checkpoint" / "counters.json"
-    assert json.loads(counters.read_text())["step"] == 2
+    assert counters_of(tmp_path / "run")["step"] == 2
     runs.train_upsampler(tmp_path / "run" / "config.yaml")
-    assert json.loads(counters.read_text())["step"] == 3
+    assert counters_of(tmp_path / "run")["step"] == 3
     weights = [load_file(tmp_path / name / "upsampler-1" / "model.safetensors") for name in ("one", "two")]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 

@@ -1,5 +1,8 @@
 """A model with a known optimum, its batches, and a config for it."""
 
+import json
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -40,7 +43,22 @@ class Batches:
     def at(self, step):
         start = (step * self.world + self.rank) * self.batch_size
         x = torch.stack([torch.randn(3, generator=torch.Generator().manual_seed(start + k)) for k in range(self.batch_size)])
-        return {"x": x, "y": x @ TRUTH.T + 0.25}
+        return {"x": x, "y": x @ TRUTH.T + 0.25, "key": [str(start + k) for k in range(self.batch_size)]}
+
+    def state(self):
+        return {}
+
+    def load(self, state):
+        assert state == {}
+
+
+def checkpoint_of(run):
+    """The folder of a run's newest checkpoint."""
+    return sorted((Path(run) / "checkpoints").iterdir())[-1]
+
+
+def counters_of(run):
+    return json.loads((checkpoint_of(run) / "counters.json").read_text())
 
 
 def config(run, optimizer=(), **train):

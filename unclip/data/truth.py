@@ -3,6 +3,7 @@
 import torch
 
 TRUE, UNKNOWN, FALSE = 1, 0, -1
+READ_BY_TRUTH = ("concept", "said", "known", "readings")
 
 
 def truth_of(batch):

@@ -48,8 +48,12 @@ class AttentionBlock(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
+    def read(self, context):                                                            # (B, M, context_dim)
+        """Keys and values of the context tokens, (B, M, 2C): they hold for every x."""
+        return self.context_kv(context)
+
     def forward(self, x, context_kv=None, context_mask=None):                           # (B, C, H, W), (B, M, 2C)
-        """context_kv: what `self.context_kv` makes of the context tokens: it holds for every x."""
+        """context_kv: what `read` makes of the context tokens."""
         height, width = x.shape[-2:]
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")                        # (B, HW, C)
         q, k, v = split_heads(self.qkv(pixels), 3, self.heads)                          # (B, heads, HW, D)

@@ -145,7 +145,7 @@ class UNet(Checkpointing):
         if context.shape[-1] != self.context_dim:
             raise ValueError(f"context is {context.shape[-1]} wide, context_dim is {self.context_dim}")
         blocks = [module for module in self.modules() if isinstance(module, AttentionBlock)]
-        return torch.cat([block.context_kv(context) for block in blocks], dim=-1)
+        return torch.cat([block.read(context) for block in blocks], dim=-1)
 
     def denoise(self, x_t, t, emb=None, context_kv=None, context_mask=None):
         """As `forward`, with the context as `read` gives it."""

@@ -1,68 +1,111 @@
 """The state of a run on disk: weights, averaged weights, optimizer moments and counters, all as safetensors and JSON.
 
-`RUN/checkpoint/` is replaced as a whole, so that a run cut off while writing goes on from the checkpoint before.
+`RUN/checkpoints/` has one folder a checkpoint, named by its step. Each is written aside, synced to the disk and then renamed,
+so that what is there is whole, whenever a run was cut off; of the newest, `train.keep_checkpoints` stay. Weights and moments
+are kept whole, however many processes have shared them, so that any number of processes goes on with them.
 """
 
 import json
-import os
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..config import save_config
 from ..errors import UserError
-from ..files import new_folder
+from ..files import new_folder, sync
+from .same_run import difference
+from .sharding import alike, put_back, wholes
 
-FOLDER = "checkpoint"
+FOLDER = "checkpoints"
 
 
-def save_checkpoint(run, model, ema, optimizer, counters, scaler=None):
-    """Write the state of a run.
+class Checkpoints:
+    """The checkpoints of a run, and what they are of.
 
-    counters: a dict of numbers (step, seconds, images); scaler: of the loss, in fp16.
+    run: its folder; config: its RunConfig; model, ema, optimizer: what they save and put back; scaler: of the loss, in fp16;
+    processes: how many train.
     """
-    notes = {
-        **counters,
-        "ema_steps": ema.steps,
-        "optimizer": kind(optimizer),
-        "scaler": scaler.state_dict() if scaler is not None else None,
-    }
-    with new_folder(Path(run) / FOLDER) as folder:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-        save_file({k: v.contiguous() for k, v in ema.state.items()}, folder / "ema.safetensors")
-        save_file(flatten(optimizer.state_dict()["state"]), folder / "optimizer.safetensors")
-        (folder / "counters.json").write_text(json.dumps(notes))
 
+    def __init__(self, run, config, model, ema, optimizer, scaler=None, processes=1):
+        self.folder, self.config, self.processes = Path(run) / FOLDER, config, processes
+        self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, scaler
 
-def load_checkpoint(run, model, ema, optimizer, scaler=None):
-    """Put the state of a run back in place; the counters, or None where the run has no checkpoint.
+    def saved(self):
+        """The folders of the checkpoints, the oldest first."""
+        return sorted(p for p in self.folder.glob("*") if p.name.isdigit()) if self.folder.is_dir() else []
 
-    Raises:
-        UserError: the checkpoint is of another model or optimizer, or damaged.
-    """
-    folder, before = Path(run) / FOLDER, Path(run) / f".{FOLDER}.old"
-    if before.is_dir() and not folder.exists():
-        os.replace(before, folder)  # the run was killed in the moment between two renames
-    if not folder.is_dir():
-        return None
-    try:
-        counters = json.loads((folder / "counters.json").read_text())
-        steps, saved = counters.pop("ema_steps"), counters.pop("optimizer", kind(optimizer))
-        if saved != kind(optimizer):
-            raise ValueError(f"it was trained with {saved}")
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        ema.load(load_file(folder / "ema.safetensors"), steps)
-        load_optimizer(optimizer, unflatten(load_file(folder / "optimizer.safetensors")))
-        scaling = counters.pop("scaler", None)
-        if scaler is not None and scaling:
-            scaler.load_state_dict(scaling)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"cannot resume from {folder} ({reason}): give the run another name (--set train.run=...), or remove it"
-        ) from None
-    return counters
+    def save(self, counters, write=True):
+        """Write the state of the run. All processes have to call it; those with write=False only give their pieces.
+
+        counters: what JSON can hold, with the step; it comes back from `load`.
+        """
+        notes = {
+            **counters,
+            "processes": self.processes,
+            "ema_steps": self.ema.steps,
+            "optimizer": kind(self.optimizer),
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+        }
+        parts = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": flatten(self.optimizer.state_dict()["state"])}
+        with new_folder(self.folder / f"{counters['step']:08d}") if write else nullcontext() as folder:
+            for name, tensors in parts.items():
+                tensors = wholes(tensors)
+                if write:
+                    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
+            if write:
+                (folder / "counters.json").write_text(json.dumps(notes))
+                save_config(self.config, folder / "config.yaml")
+                sync(folder)
+        if write:
+            sync(self.folder)
+            for old in self.saved()[: -self.config.train.keep_checkpoints]:
+                shutil.rmtree(old)
+
+    def load(self):
+        """Put the newest state of the run back in place; its counters, or None where the run has no checkpoint.
+
+        Raises:
+            UserError: the checkpoint is of another config, model or optimizer, or damaged.
+        """
+        if not self.saved():
+            return None
+        folder = self.saved()[-1]
+        try:
+            counters = json.loads((folder / "counters.json").read_text())
+            before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            other = difference(before, counters.pop("processes"), self.config, self.processes)
+            if other is not None:
+                raise UserError(
+                    f"{folder} is of another config: {other}; set it back, give the run another name (--set train.run=...), or, "
+                    f"if that is meant, change it in {folder / 'config.yaml'}"
+                )
+            steps, optimizer = counters.pop("ema_steps"), counters.pop("optimizer")
+            if optimizer != kind(self.optimizer):
+                raise ValueError(f"it was trained with {optimizer}")
+            put_back(self.model, load_file(folder / "model.safetensors"))
+            self.ema.load(load_file(folder / "ema.safetensors"), steps)
+            load_optimizer(self.optimizer, unflatten(load_file(folder / "optimizer.safetensors")))
+            scaling = counters.pop("scaler")
+            if self.scaler is not None and scaling:
+                self.scaler.load_state_dict(scaling)
+        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())[:200]
+            older = ", and the one before is used" if len(self.saved()) > 1 else ""
+            raise UserError(
+                f"cannot resume from {folder} ({reason}): give the run another name (--set train.run=...), or remove that "
+                f"folder{older}"
+            ) from None
+        return counters
+
+    def clear_away(self):
+        """Remove what a run that was killed while writing has left."""
+        for left in self.folder.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_optimizer(optimizer, state):
@@ -73,7 +116,7 @@ def load_optimizer(optimizer, state):
             if value.ndim and (index >= len(parameters) or value.shape != parameters[index].shape):
                 raise ValueError("its optimizer state is of another model")
             if value.ndim:
-                moments[name] = torch.empty_like(parameters[index], dtype=value.dtype).copy_(value)
+                moments[name] = alike(value, parameters[index])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
@@ -84,7 +127,7 @@ def kind(optimizer):
 
 def flatten(state):
     """{index: {name: tensor or number}} -> {"index.name": tensor}."""
-    return {f"{i}.{name}": torch.as_tensor(v).contiguous() for i, one in state.items() for name, v in one.items()}
+    return {f"{i}.{name}": torch.as_tensor(v) for i, one in state.items() for name, v in one.items()}
 
 
 def unflatten(tensors):

@@ -58,6 +58,8 @@ class TrainConfig(Strict):
     pass and not kept, for larger batches or networks. The gradients are the same.
     compile: a mode of torch.compile for the networks, in all but a CLIP; null: none. What it gains on a GPU is unmeasured,
     as is what a GPU gains by itself: AdamW in one kernel, and TensorFloat-32 where `precision` is float32.
+    keep_checkpoints: the newest, of which the last is gone on with. max_skipped: how many steps in a row may be left out,
+    since their loss is no number or far too large, before the run ends at its last checkpoint.
     """
 
     run: str
@@ -70,10 +72,13 @@ class TrainConfig(Strict):
     gradient_checkpointing: bool = False
     compile: Optional[Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]] = None
     ema: float = Field(0.999, ge=0, lt=1)
+    log_every: int = Field(100, ge=1)
     validate_every: int = Field(500, ge=1)
     val_samples: int = Field(1024, ge=1)
     sample_every: int = Field(2000, ge=1)
     checkpoint_minutes: float = Field(5, ge=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    max_skipped: int = Field(5, ge=0)
     init_from: Optional[str] = None
 
     @model_validator(mode="after")

@@ -3,15 +3,14 @@
 `.loss(batch, generator=None)` returns (the loss of each sample (B,), its timestep as a fraction of T (B,) or None).
 """
 
-import json
-import math
 import random
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedType, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
@@ -19,16 +18,21 @@ from tqdm import tqdm
 from ..config import save_config
 from ..errors import UserError
 from ..files import new_file
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoints
 from .ema import EMA
 from .feed import fed
+from .log import cut_back, write_line
+from .meter import Meter
 from .optimizers import build_optimizer, rate_at
 from .precision import chosen_precision
 from .processes import on_cpu
+from .sharding import gather_for_methods, shard_on_cpu, whole
 from .speed import allow_tf32, checkpoint_gradients, compile_networks
 from .stop import Stop
+from .trouble import KNOWN, Trouble
 
 BUCKETS = 5
+BLOCKS = {"ResBlock", "AttentionBlock", "TransformerBlock", "ResidualAttentionBlock"}
 
 
 def train(model, batches, val_batches, config, *, export, sample=None, metrics=None):
@@ -38,143 +42,227 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
 
     Args:
         model: a module with `.loss(batch, generator)`.
-        batches: `.at(step)` gives the batch of a step for this process; on a GPU, a thread asks for it (see feed.py).
+        batches: `.at(step)` gives the batch of a step for this process, `.state()` tells where they are, for `.load(state)`;
+            on a GPU, a thread asks for them (see feed.py).
         val_batches: a list of fixed batches.
-        config: a RunConfig. `config.train.run` is the folder for the checkpoint, `config.yaml`, `log.jsonl`,
-            TensorBoard files, samples and the exported model.
+        config: a RunConfig. `config.train.run` is the folder for the checkpoints, `config.yaml`, `log.jsonl`,
+            `trouble.jsonl`, TensorBoard files, samples and the exported model.
         export: called as export(model) with the averaged weights in place, at every checkpoint.
         sample: called as sample(model) -> PIL image, now and then.
         metrics: called as metrics(model) -> dict of numbers, with every validation.
 
     Raises:
-        UserError: the loss is no longer finite, a checkpoint does not fit, or a setting is not for this model.
-        KeyboardInterrupt: at the end of the step in which Ctrl-C or SIGTERM came, with all of it saved.
+        UserError: the loss is no longer finite or explodes, a checkpoint does not fit, or a setting is not for this model.
+        KeyboardInterrupt: at the end of the step in which a signal to stop came (see stop.py), with all of it saved.
     """
-    settings, run = config.train, Path(config.train.run)
-    if settings.gradient_checkpointing:
-        checkpoint_gradients(model)
-    if settings.compile is not None:
-        compile_networks(model, settings.compile)
-    accelerator = make_accelerator(settings, run)
-    allow_tf32(model, accelerator)
-    main, say = accelerator.is_main_process, accelerator.print
-    model.to(accelerator.device, memory_format=torch.channels_last)
-    ready, optimizer = accelerator.prepare(ForwardIsLoss(model), build_optimizer(model, config.optimizer))
-    ema = EMA(model, settings.ema)
-    counters = load_checkpoint(run, model, ema, optimizer, accelerator.scaler)
-    if counters is None:
-        counters = {"step": 0, "seconds": 0.0, "images": 0}
-        if settings.init_from:
-            initialise(model, settings.init_from)
-            ema = EMA(model, settings.ema)
-    if main:
-        run.mkdir(parents=True, exist_ok=True)
-        save_config(config, run / "config.yaml")
-    if counters["step"]:
-        say(f"resuming {run} at step {counters['step']}")
+    Training(model, batches, val_batches, config, export, sample, metrics).go()
 
-    def progress():
-        """The share of the run that is over; infinite when it is to stop. The main process decides."""
-        parts = [counters["step"] / settings.steps] if settings.steps else []
-        parts += [counters["seconds"] / 60 / settings.minutes] if settings.minutes else []
-        several = accelerator.num_processes > 1
-        place = accelerator.device if several else "cpu"  # what lies on a GPU is read after all that it has yet to do
-        share = torch.tensor(math.inf if stop.asked else max(parts), device=place)
-        return float(broadcast(share) if several else share)
 
-    def checked(loss):
-        value = loss.item()
-        if not math.isfinite(value):
-            step = counters["step"]
-            raise UserError(f"the loss is {value} at step {step}: lower optimizer.lr; the last checkpoint is kept")
-        return value
+class Training:
+    """A run: what trains, and where it stands. `counters` is what a checkpoint keeps beside weights and moments."""
 
-    def validate():
-        with ema.averaged(model):
-            figures = {"train_loss": checked(running), "gradient_norm": float(norm), "images_per_second": rate}
-            figures |= validation(model, val_batches, accelerator)
-            figures |= metrics(model) if metrics else {}
-        accelerator.log(figures, step=counters["step"])
-        with open(run / "log.jsonl", "a") as log:
-            log.write(json.dumps({**counters, **figures}) + "\n")
-        bar.write(f"step {counters['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+    def __init__(self, model, batches, val_batches, config, export, sample, metrics):
+        self.model, self.batches, self.val_batches, self.config = model, batches, val_batches, config
+        self.export, self.sample, self.metrics = export, sample, metrics
+        self.settings, self.run = config.train, Path(config.train.run)
+        self.accelerator = accelerator = make_accelerator(self.settings, self.run)
+        self.main, self.processes = accelerator.is_main_process, accelerator.num_processes
+        self.samples_a_step = self.settings.batch_size * self.settings.accumulate * self.processes
+        allow_tf32(model, accelerator)
+        sharded = accelerator.distributed_type == DistributedType.FSDP
+        copy = deepcopy(model) if sharded and self.main else None
+        if self.settings.gradient_checkpointing:
+            checkpoint_gradients(model)
+        if self.settings.compile is not None:
+            compile_networks(model, self.settings.compile)
+        layout = torch.contiguous_format if sharded else torch.channels_last  # FSDP takes no other
+        model.to(accelerator.device, memory_format=layout)
+        self.ready, self.optimizer = accelerator.prepare(ForwardIsLoss(model), build_optimizer(model, config.optimizer))
+        gather_for_methods(model)
+        self.ema = EMA(model, self.settings.ema, copy)
+        self.checkpoints = Checkpoints(
+            self.run, config, model, self.ema, self.optimizer, accelerator.scaler, self.processes
+        )
+        self.trouble, self.meter = Trouble(self.run, self.settings.max_skipped), Meter(accelerator.device)
+        self.counters = self.checkpoints.load() or self.initial()
 
-    def draw():
-        with ema.averaged(model):
-            with new_file(run / "samples" / f"{counters['step']:07d}.png") as temporary:
-                sample(model).save(temporary, "PNG")
+    def initial(self):
+        """The counters of a new run, whose weights begin as the config says."""
+        if self.settings.init_from:
+            initialise(self.model, self.settings.init_from)
+            self.ema.begin(self.model)
+        return {"step": 0, "seconds": 0.0, "images": 0, "skipped_steps": 0, "usual_loss": 0.0, "batches": None}
 
-    def checkpoint():
-        with ema.averaged(model):
-            export(model)
-        save_checkpoint(run, model, ema, optimizer, counters, accelerator.scaler)
+    def go(self):
+        """The whole run, or the rest of it."""
+        self.prepare_folder()
+        settings, counters = self.settings, self.counters
+        bar = tqdm(total=settings.steps, initial=counters["step"], disable=not self.main, unit="step", mininterval=5)
+        with Stop() as self.stop, bar, fed(self.batches, self.accelerator.device) as self.batches:
+            if counters["batches"] is not None:
+                places = counters["batches"]  # of each process; where they were another number, the data say what they do
+                self.batches.load(places[self.accelerator.process_index % len(places)])
+            done, asked = self.progress(counters["step"], counters["seconds"]), False
+            if done >= 1:  # finished before; whoever removed the model gets it again
+                self.save_model()
+            self.saved = self.clock = time.monotonic()
+            while done < 1 and not asked:
+                rate = self.config.optimizer.lr * rate_at(counters["step"], done, self.config.optimizer)
+                done, asked, due, figures = self.step(rate)
+                bar.update()
+                bar.set_postfix_str(self.postfix(done), refresh=False)
+                ends = done >= 1
+                if ends or counters["step"] % settings.validate_every == 0:
+                    self.log({**figures, **self.meter.figures(), **self.state(), **self.validate()}, bar)
+                elif counters["step"] % settings.log_every == 0:
+                    self.log({**figures, **self.meter.figures(), **self.state()})
+                if self.sample and (ends or counters["step"] % settings.sample_every == 0):
+                    self.draw()
+                if ends or asked or due:
+                    self.save_model()
+                    self.checkpoint()
+                self.clock = time.monotonic()  # what validation, samples and checkpoints take is not training
+        self.accelerator.end_training()
+        if asked and done < 1:
+            self.say(f"stopped {self.run} at step {counters['step']}, all saved: the same command goes on with it")
+            raise KeyboardInterrupt
+        self.say("finished {run}: {step} steps, {images} images, {0:.1f} minutes".format(
+            counters["seconds"] / 60, run=self.run, **counters))  # fmt: skip
 
-    size = settings.batch_size * settings.accumulate * accelerator.num_processes
-    running, looked, rate = None, 0.0, 0.0
-    bar = tqdm(total=settings.steps, initial=counters["step"], disable=not main, unit="step", mininterval=5)
-    with Stop() as stop, bar, fed(batches, accelerator.device) as batches:
-        done = progress()
-        if main and 1 <= done < math.inf:  # finished before; whoever removed the model gets it again
-            checkpoint()
-        saved = clock = time.monotonic()
-        since = (clock, counters["images"])
-        while done < 1:
-            step = counters["step"]
-            torch.manual_seed(random.Random(f"{settings.seed} {step} {accelerator.process_index}").getrandbits(32))
-            lr = config.optimizer.lr * rate_at(step, done, config.optimizer)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            model.train()
-            total = 0.0
-            for part in range(settings.accumulate):
-                with accelerator.accumulate(ready):
-                    loss = ready(batches.at(step * settings.accumulate + part)).mean()
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                total = total + loss.detach() / settings.accumulate
-            ema.update(model)
-            running = total if running is None else running.lerp(total, 0.02)
+    def prepare_folder(self):
+        """The run's folder as the checkpoint knows it: what came after it is removed, and will come again."""
+        step = self.counters["step"]
+        if self.main:
+            self.run.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.clear_away()
+            cut_back(self.run, step)
+            save_config(self.config, self.run / "config.yaml")
+        purge = {"purge_step": step + 1} if step else {}
+        self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": purge})
+        if step:
+            self.say(f"resuming {self.run} at step {step}")
 
-            counters["step"], counters["images"] = step + 1, counters["images"] + size
-            bar.update()
-            if main and time.monotonic() - looked > 1:  # reading the loss waits for the GPU: not at every step
-                value, looked = checked(running), time.monotonic()
-                rate = (counters["images"] - since[1]) / max(looked - since[0], 1e-9)
-                since = (looked, counters["images"])
-                left = minutes_left(counters, done)
-                bar.set_postfix_str(f"loss {value:.4f}, {rate:.0f} images/s, {left:.0f} min left", refresh=False)
-            counters["seconds"] += time.monotonic() - clock
+    def say(self, line):
+        self.accelerator.print(line)
 
-            done = progress()
-            end = done >= 1
-            if main:
-                paused = time.monotonic()
-                if counters["step"] % settings.validate_every == 0 or 1 <= done < math.inf:
-                    validate()
-                if sample and (counters["step"] % settings.sample_every == 0 or 1 <= done < math.inf):
-                    draw()
-                if end or time.monotonic() - saved > settings.checkpoint_minutes * 60:
-                    checked(running)
-                    checkpoint()
-                    saved = time.monotonic()
-                since = (since[0] + time.monotonic() - paused, since[1])
-            clock = time.monotonic()  # what validation, samples and checkpoints take is not training
-    accelerator.end_training()
-    if done == math.inf:
-        say(f"stopped {run} at step {counters['step']}, all saved: the same command goes on with it")
-        raise KeyboardInterrupt
-    say(f"finished {run}: {counters['step']} steps, {counters['images']} images, {counters['seconds'] / 60:.1f} minutes")
+    def progress(self, step, seconds):
+        """The share of the run that is over after so many steps and seconds of training."""
+        parts = [step / self.settings.steps] if self.settings.steps else []
+        parts += [seconds / 60 / self.settings.minutes] if self.settings.minutes else []
+        return max(parts)
+
+    def step(self, rate):
+        """One step at a learning rate: (the share of the run that is over, whether it was told to stop, whether a checkpoint
+        is due, figures of the step)."""
+        counters, accelerator, accumulate = self.counters, self.accelerator, self.settings.accumulate
+        step = counters["step"]
+        torch.manual_seed(random.Random(f"{self.settings.seed} {step} {accelerator.process_index}").getrandbits(32))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        total, keys = 0.0, []
+        for part in range(accumulate):
+            with self.meter.waiting():
+                batch = self.batches.at(step * accumulate + part)
+            keys += batch.get("key", [])
+            with accelerator.accumulate(self.ready):
+                loss = self.ready(batch).mean()
+                accelerator.backward(loss)
+                total = total + loss.detach() / accumulate
+        norm = float(whole(accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)))
+        loss, done, asked, due = self.agreed(total)
+        if self.is_trouble(loss, norm, keys):
+            counters["skipped_steps"] += 1
+        else:
+            self.optimizer.step()
+            self.ema.update(self.model)
+            trained = step + 1 - counters["skipped_steps"]
+            counters["usual_loss"] += max(0.02, 1 / trained) * (loss - counters["usual_loss"])
+        self.optimizer.zero_grad()
+        counters["step"], counters["images"] = step + 1, counters["images"] + self.samples_a_step
+        seconds = time.monotonic() - self.clock
+        counters["seconds"] += seconds
+        self.meter.step(seconds, self.samples_a_step)
+        return done, asked, due, {"train_loss": counters["usual_loss"], "gradient_norm": norm, "learning_rate": rate}
+
+    def agreed(self, loss):
+        """What all processes see alike: (the mean loss, the share of the run that will be over with this step, whether any was
+        told to stop, whether a checkpoint is due); by the main process's clock."""
+        now = time.monotonic()
+        done = self.progress(self.counters["step"] + 1, self.counters["seconds"] + now - self.clock)
+        due = now - self.saved > self.settings.checkpoint_minutes * 60
+        if self.processes == 1:
+            return loss.item(), done, self.stop.asked, due  # a GPU has to be through with the step for it
+        parts = [loss / self.processes, done * self.main, self.stop.asked, due and self.main]
+        parts = [torch.as_tensor(part, dtype=torch.double, device=self.accelerator.device) for part in parts]
+        loss, done, asked, due = self.accelerator.reduce(torch.stack(parts), "sum").tolist()
+        return loss, done, asked > 0, due > 0
+
+    def is_trouble(self, loss, norm, keys):
+        """Whether the step is to be left out, see trouble.py. In fp16 a gradient that is not finite is everyday: the scaler
+        leaves such a step out by itself, and scales less from then on."""
+        scaled = self.accelerator.scaler is not None
+        step, known = self.counters["step"], self.counters["step"] - self.counters["skipped_steps"] >= KNOWN
+        usual = self.counters["usual_loss"] if known else None
+        what = self.trouble.what(loss, 0.0 if scaled else norm, usual)
+        if what is None:
+            return False
+        keys = gather_object(keys) if self.processes > 1 else keys
+        line = {"step": step, "what": what, "loss": loss, "usual_loss": usual, "gradient_norm": norm, "keys": keys}
+        return self.trouble.note(line, self.say, write=self.main) and not scaled
+
+    def postfix(self, done):
+        """What the bar says beside the steps."""
+        left = minutes_left(self.counters, done)
+        return f"loss {self.counters['usual_loss']:.4f}, {self.meter.rate:.0f} images/s, {left:.0f} min left"
+
+    def state(self):
+        return {"ema_distance": self.ema.distance(self.model), "skipped_steps": self.counters["skipped_steps"]}
+
+    def log(self, figures, bar=None):
+        """Write a step's figures to the log and the tracker, and beside the bar if given."""
+        if self.main:
+            figures = {**{name: self.counters[name] for name in ("step", "seconds", "images")}, **figures}
+            self.accelerator.log(figures, step=figures["step"])
+            write_line(self.run, figures)
+            if bar is not None:
+                bar.write(", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+
+    def validate(self):
+        with self.ema.averaged(self.model) as model:
+            if not self.main:
+                return {}
+            figures = validation(model, self.val_batches, self.accelerator)
+            return {**figures, **(self.metrics(model) if self.metrics else {})}
+
+    def draw(self):
+        with self.ema.averaged(self.model) as model:
+            if self.main:
+                with new_file(self.run / "samples" / f"{self.counters['step']:07d}.png") as temporary:
+                    self.sample(model).save(temporary, "PNG")
+
+    def save_model(self):
+        with self.ema.averaged(self.model) as model:
+            if self.main:
+                self.export(model)
+
+    def checkpoint(self):
+        place = [self.batches.state()]
+        self.counters["batches"] = gather_object(place) if self.processes > 1 else place
+        self.checkpoints.save(self.counters, write=self.main)
+        self.saved = time.monotonic()
 
 
 class ForwardIsLoss(torch.nn.Module):
-    """Lets wrappers that hook `forward` (DDP, autocast) see the loss as the forward pass."""
+    """Lets wrappers that hook `forward` (DDP, FSDP, autocast) see the loss as the forward pass.
+
+    _no_split_modules: how accelerate asks which layers FSDP is to gather one by one; all else is whole during a step.
+    """
 
     def __init__(self, model):
         super().__init__()
         self.model = model
+        self._no_split_modules = sorted({type(module).__name__ for module in model.modules()} & BLOCKS)
 
     def forward(self, batch):
         return self.model.loss(batch)[0]
@@ -224,7 +312,7 @@ def make_accelerator(settings, run):
         )
     except ValueError as error:  # bf16 on a device that has none
         raise UserError(f"train.precision {settings.precision}: {error}; use --set train.precision=auto") from None
-    accelerator.init_trackers("tensorboard")
+    shard_on_cpu(accelerator)
     return accelerator
 
 

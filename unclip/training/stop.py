@@ -1,13 +1,13 @@
-"""Ctrl-C and SIGTERM, noted and left to the end of the step."""
+"""Ctrl-C, SIGTERM, and the SIGUSR1 by which schedulers warn, noted and left to the end of the step."""
 
 import signal
 import threading
 
 
 class Stop:
-    """`with Stop() as stop:` inside, the first Ctrl-C or SIGTERM sets `stop.asked`; the second one acts as ever."""
+    """`with Stop() as stop:` inside, the first of these signals sets `stop.asked`; the second one acts as ever."""
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
     def __enter__(self):
         self.asked, self._before = False, {}
