@@ -68,6 +68,14 @@ def test_a_mirrored_picture_has_the_mirrored_embedding():
     assert (upright["image_embed"] >= 0).all()
 
 
+def test_batches_in_memory_have_no_state_but_the_step():
+    straight, resumed = (TableBatches(table(21), batch_size=4, seed=5) for _ in range(2))
+    for step in range(7):
+        straight.at(step)
+    resumed.load(straight.state())
+    assert straight.state() == {} and resumed.at(7)["key"] == straight.at(7)["key"]
+
+
 def test_a_batch_larger_than_the_table():
     assert sorted(TableBatches(table(2), batch_size=6, seed=0).at(0)["key"]) == ["0"] * 3 + ["1"] * 3
 

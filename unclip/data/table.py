@@ -144,6 +144,13 @@ class TableBatches:
         flip = draw_flips(self.batch_size, self.mirror, rng)
         return make_batch(self.table, self._rows(start, start + self.batch_size), flip, rng if self.captions else None)
 
+    def state(self):
+        """Nothing: the step says where the batches are. See StreamBatches."""
+        return {}
+
+    def load(self, state):
+        """Nothing to do: the step says it."""
+
     def _rows(self, start, end):
         """LongTensor (end - start,): the rows at these places of the epochs' orders, one after the other."""
         rows = []

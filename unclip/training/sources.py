@@ -69,8 +69,9 @@ class Source:
             )  # fmt: skip
         else:
             batches = StreamBatches(
-                self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank, mirror=data.mirror,
-                class_captions=self.class_captions, fingerprint=self.clip and self.clip.image_fingerprint(),
+                self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank,
+                world=self.state.num_processes, class_captions=self.class_captions,
+                fingerprint=self.clip and self.clip.image_fingerprint(), mirror=data.mirror,
                 captions=self.reader is not None, workers=data.workers, say=self.say,
             )  # fmt: skip
         return batches if self.reader is None else Read(batches, self.reader)
