@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from unclip.data.captions import ClassCaptions
-from unclip.data.shards import Skipped, find_shards, read_samples
+from unclip.data.shards import find_shards, read_samples
+from unclip.data.skipped import Skipped
 from unclip.data.table import Table, TableBatches, decode_sample, load_table, make_batch
 from unclip.errors import UserError
 
@@ -116,7 +117,8 @@ def test_img2dataset_output_is_read_as_it_is(tmp_path):
     assert read.captions == [["a dog", "a brown dog"], ["Käfer"]]
     assert read.words() == ["a", "brown", "dog", "käfer"]
     assert read.sides.tolist() == [8, 8] and read.take(torch.tensor([1])).sides.tolist() == [8]
-    assert lines == ["skipped 1 corrupt sample(s) or shard end(s); the first: 000000001 in 00000.tar: its caption is empty"]
+    reason = "1 no caption (first: 000000001 in 00000.tar: its caption is empty)"
+    assert lines == [f"skipped 1 corrupt sample(s) or shard end(s): {reason}"]
 
 
 def test_corrupt_samples_are_skipped_and_counted(tmp_path):

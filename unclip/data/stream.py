@@ -4,7 +4,6 @@ import hashlib
 import random
 import signal
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import UserError
 from .embeddings import read_embeddings
-from .shards import Skipped, read_samples
+from .remote import shard_name
+from .shards import read_samples
+from .skipped import Bad, Skipped
 from .table import decode_sample, draw_flips, make_batch, table_of, where_is
 
 SHUFFLE = 2000  # samples, still encoded, among which each worker draws the next one
@@ -34,28 +35,39 @@ class StreamBatches:
     The readers, all workers of all processes, share out the shards of each epoch (see `share_of`): none is lost and none
     read twice. Each goes on with its own next epoch when its share is done, so that uneven shards keep nobody waiting, and
     mixes the samples of one shard at a time. What a batch holds depends on the seed, the number of processes and workers,
-    the rank and how many batches came before it. Corrupt samples are skipped, counted and reported. Torch's own generator
-    is left alone, so that a thread may prepare the batches.
+    the rank and how many batches came before it. Corrupt samples are skipped, counted by kind and reported, until they are
+    more than the share `max_bad`. Torch's own generator is left alone, so that a thread may prepare the batches.
 
-    shards: paths; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
+    shards: paths or URLs; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
     CLIP whose embeddings lie beside the shards, None for batches without `image_embed`; captions: as TableBatches'.
     """
 
     def __init__(
         self, shards, size, batch_size, seed, *, rank=0, world=1, class_captions=None, fingerprint=None, mirror=True,
-        captions=True, workers=4, say=print,
+        captions=True, workers=4, max_bad=1.0, say=print,
     ):  # fmt: skip
         shards, count = [str(s) for s in shards], max(1, workers)
         self.samples = ShardSamples(
             shards, size, batch_size, seed, rank * count, world * count, class_captions, fingerprint, mirror, captions
         )
-        self.workers, self.say = workers, say
+        self.workers, self.max_bad, self.say = workers, max_bad, say
         self.order = {"seed": seed, "rank": rank, "processes": world, "workers": count, "shards": names_digest(shards)}
         self.places, self.turn = [Place()] * count, 0  # of each worker; whose batch is next
-        self.skipped, self._said, self._batches = Skipped(), 0, None
+        self.good, self.skipped, self._said, self._batches = 0, Skipped(), 0, None
 
     def at(self, step):
-        """The next batch: steps are asked for in their order, from the first one or from where `load` goes on."""
+        """The next batch: steps are asked for in their order, from the first one or from where `load` goes on.
+
+        Raises:
+            UserError: nothing readable, or too much that is not.
+        """
+        try:
+            return self._next()
+        except UserError:
+            self._batches = None  # which ends the workers
+            raise
+
+    def _next(self):
         if self._batches is None:
             self.samples.begin(self.places, self.turn)
             ahead = {"prefetch_factor": AHEAD} if self.workers else {}
@@ -68,6 +80,7 @@ class StreamBatches:
             raise UserError(batch)
         self.places[self.turn] = place
         self.turn = (self.turn + 1) % len(self.places)  # as the DataLoader takes them
+        self.good += len(batch["key"])
         self._count(skipped)
         return batch
 
@@ -88,11 +101,11 @@ class StreamBatches:
         self.say(f"the data cannot go on where it was ({', '.join(changed)} changed): it starts with epoch {epoch + 1}")
 
     def _count(self, skipped):
-        self.skipped.count += skipped.count
-        self.skipped.first = self.skipped.first or skipped.first
+        self.skipped.add(skipped.counts, skipped.firsts)
         if self.skipped.count >= max(1, 2 * self._said):  # a line when the number has doubled
             self.skipped.report(self.say)
             self._said = self.skipped.count
+        self.skipped.check(self.good, self.max_bad)
 
 
 class ShardSamples(IterableDataset):
@@ -114,9 +127,10 @@ class ShardSamples(IterableDataset):
         reader, skipped, in_a_row, samples, embeds = self.first + number, Skipped(), 0, [], []
         for sample, place in self.encoded(reader, self.places[number], skipped):
             try:
-                embed = sample["image_embed"] if self.fingerprint else None
-                samples.append(decode_sample(sample, self.size, self.class_captions))
-                embeds.append(embed)
+                if self.fingerprint and "image_embed" not in sample:
+                    raise Bad("no embedding", "the file beside its shard lacks it")
+                samples.append(decode_sample(sample, self.size, self.class_captions, self.captions))
+                embeds.append(sample.get("image_embed"))
                 in_a_row = 0
             except Exception as error:  # a broken sample must not end the run
                 skipped(error, where_is(sample))
@@ -173,7 +187,7 @@ def share_of(reader, readers, epoch, count, seed):
 
 def names_digest(shards):
     """A few letters that stand for the names of shards, wherever they lie."""
-    return hashlib.sha256("\n".join(Path(s).name for s in shards).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(shard_name(s) for s in shards).encode()).hexdigest()[:16]
 
 
 def leave_signals(worker):
