@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from unclip.data import prepare
-from unclip.data.shards import Skipped, find_shards, read_samples
+from unclip.data.shards import find_shards, read_samples
+from unclip.data.skipped import Skipped
 from unclip.data.table import load_table
 from unclip.errors import UserError
 

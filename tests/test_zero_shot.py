@@ -183,7 +183,7 @@ def test_a_file_names_the_classes_of_data_that_has_no_names(tmp_path):
 
 
 def test_batches_skip_and_count_what_is_broken(data):
-    from unclip.data.shards import Skipped
+    from unclip.data.skipped import Skipped
 
     skipped = Skipped()
     batches = list(labelled_batches(data, "test", 32, 4, None, skipped))
@@ -194,7 +194,8 @@ def test_batches_skip_and_count_what_is_broken(data):
 
 
 def test_pictures_are_squashed_where_the_clip_was_trained_so(folder, data, tmp_path, monkeypatch, run_script):
-    from unclip.data.shards import Skipped, find_shards, image_bytes, read_samples
+    from unclip.data.shards import find_shards, image_bytes, read_samples
+    from unclip.data.skipped import Skipped
 
     squashing = tmp_path / "squashing"
     shutil.copytree(folder, squashing)
@@ -281,7 +282,7 @@ def test_script_on_a_data_folder(folder, data, tmp_path):
     assert report["num_images"] == 10 and report["skipped"] == 1 and report["top5"] == 1
     clip = FrozenCLIP(folder)
     classifier = ZeroShotClassifier(clip, ["dog", "ox", "school bus"], ["a photo of a {c}.", "a {c}"])
-    from unclip.data.shards import Skipped
+    from unclip.data.skipped import Skipped
 
     assert report["top1"] == classifier.evaluate(labelled_batches(data, "test", 32, 3, None, Skipped())).top1
     assert Image.open(tmp_path / "c.png").format == "PNG"

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from unclip.data.shards import Skipped, estimated_samples, find_shards, read_samples, write_shards
+from unclip.data.shards import estimated_samples, find_shards, read_samples, write_shards
+from unclip.data.skipped import Skipped
 from unclip.data.table import load_table
 from unclip.errors import UserError
 

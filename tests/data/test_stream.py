@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from unclip.data.captions import ClassCaptions
 from unclip.data.embeddings import shard_embeddings
-from unclip.data.stream import StreamBatches
+from unclip.data.stream import StreamBatches, share_of
 from unclip.errors import UserError
 
 from .clips import RampClip
@@ -36,13 +37,127 @@ def test_batches_are_like_a_tables(folder):
     assert "image_embed" not in batch
 
 
-def test_seed_step_and_rank_choose_the_order(folder):
-    def keys(first, rank):
-        batches = stream(folder, rank=rank)
-        return [key for step in range(first, first + 5) for key in batches.at(step)["key"]]
+def test_the_seed_chooses_the_order(folder):
+    def keys(seed, workers=0):
+        batches = stream(folder, seed=seed, workers=workers)
+        return [key for step in range(8) for key in batches.at(step)["key"]]
 
-    assert keys(0, 0) == keys(0, 0)
-    assert keys(0, 0) != keys(100, 0) and keys(0, 0) != keys(0, 1) and keys(0, 0) != sorted(keys(0, 0))
+    assert keys(0) == keys(0) == keys(0, workers=1)
+    assert keys(0) != keys(1) and keys(0) != sorted(keys(0))
+
+
+# ---- who reads what --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("count, readers", [(1, 1), (7, 1), (6, 3), (7, 3), (3, 7), (1, 4), (4, 6)])
+def test_every_epoch_deals_each_shard_to_one_reader_and_all_have_their_turn(count, readers):
+    read, orders = Counter(), set()
+    for epoch in range(readers):
+        shares = [share_of(reader, readers, epoch, count, seed=3) for reader in range(readers)]
+        dealt = [shard for share in shares for shard in share]
+        assert sorted(dealt) == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        read.update({reader: len(share) for reader, share in enumerate(shares)})
+        orders.add(str(shares))
+    assert [read[reader] for reader in range(readers)] == [count] * readers  # nobody starves
+    assert count == 1 or readers == 1 or len(orders) > 1
+
+
+@pytest.mark.parametrize("world, workers", [(1, 0), (2, 0), (3, 1), (2, 2)])
+def test_an_epoch_has_every_sample_once_over_all_processes_and_workers(tmp_path, world, workers):
+    for shard in range(12):
+        captioned_tar(tmp_path / f"{shard:05d}.tar", range(6 * shard, 6 * shard + 6))
+    seen, steps = [], 12 * 6 // world // 3
+    for rank in range(world):
+        batches = stream(tmp_path, batch_size=3, rank=rank, world=world, workers=workers)
+        seen.append([key for step in range(2 * steps) for key in batches.at(step)["key"]])
+    for epoch in (slice(0, 3 * steps), slice(3 * steps, None)):
+        assert sorted(key for keys in seen for key in keys[epoch]) == [f"{n:04d}" for n in range(72)]
+    assert seen[0][: 3 * steps] != seen[0][3 * steps :]
+
+
+def test_a_batch_goes_on_in_the_next_shard_and_then_in_the_next_epoch(folder):
+    (folder / "00002.tar").unlink()
+    captioned_tar(folder / "00001.tar", range(10, 17))
+    batches = stream(folder, batch_size=6)
+    keys = [key for step in range(17) for key in batches.at(step)["key"]]  # six epochs of 17
+    for epoch in range(6):
+        assert sorted(keys[17 * epoch : 17 * epoch + 17]) == [f"{n:04d}" for n in range(17)]
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(v, other[k]) if torch.is_tensor(v) else v == other[k] for k, v in one.items())
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """Uneven shards of pictures with two captions each; some are broken, and some keys come twice."""
+    for shard, size in enumerate((9, 4, 1, 7, 5)):
+        files = []
+        for n in range(10 * shard, 10 * shard + size):
+            files += [(f"{n}.png", b"broken" if n % 4 == 1 else png(n)), (f"{n}.txt", b"one\ntwo\nthree")]
+        write_tar(tmp_path / f"{shard:05d}.tar", [*files, *files[:2]])
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than there are cores
+@pytest.mark.parametrize("workers, ends", [(0, range(1, 20)), (1, (7,)), (2, (1, 6, 9)), (3, (1, 5))])
+def test_a_resumed_stream_is_the_unbroken_one_to_the_bit(spoilt, workers, ends, monkeypatch):
+    monkeypatch.setattr("unclip.data.stream.SHUFFLE", 4)  # less than some shards hold
+    batches, straight, states = stream(spoilt, batch_size=3, workers=workers), [], []
+    for step in range(24):
+        straight.append(batches.at(step))
+        states.append(json.loads(json.dumps(batches.state())))
+    for end in ends:
+        lines = Lines()
+        resumed = stream(spoilt, batch_size=3, workers=workers, say=lines)
+        resumed.load(states[end - 1])
+        assert resumed.state() == states[end - 1]
+        for step in range(end, min(end + 8, 24)):
+            assert same(resumed.at(step), straight[step]) and resumed.state() == states[step]
+        assert not any("cannot go on" in line for line in lines)
+
+
+def test_a_state_holds_after_the_folder_has_moved_and_for_another_batch_size(folder, tmp_path):
+    batches = stream(folder, batch_size=5)
+    first = batches.at(0)["key"] + batches.at(1)["key"]
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for shard in folder.glob("*.tar"):
+        shard.rename(moved / shard.name)
+    resumed = stream(moved, batch_size=20)
+    resumed.load(batches.state())
+    assert sorted(first + resumed.at(2)["key"]) == [f"{n:04d}" for n in range(30)]
+
+
+@pytest.mark.parametrize("change", ["workers", "processes", "seed", "shards", "all"])
+def test_a_state_of_another_reading_starts_its_epoch_and_says_so(folder, change):
+    batches, lines = stream(folder, workers=2), Lines()
+    for step in range(20):
+        batches.at(step)
+    state, changes = batches.state(), {"workers": 2}
+    epoch = min(epoch for epoch, _, _ in state["places"])
+    assert epoch > 0
+    if change == "workers":
+        changes["workers"] = 0
+    elif change == "processes":
+        changes["world"] = 2
+    elif change == "seed":
+        changes["seed"] = 1
+    elif change == "shards":
+        captioned_tar(folder / "00003.tar", range(30, 40))
+    else:
+        state, epoch = {}, 0  # none was kept
+    resumed = stream(folder, say=lines, **changes)
+    resumed.load(state)
+    assert resumed.at(20)["key"] and len(lines) == 1 and lines[0].endswith(f"it starts with epoch {epoch + 1}")
+    assert change in lines[0] or change == "all"
+    assert resumed.state()["places"][0][0] >= epoch
+
+
+# ---- what comes with them --------------------------------------------------------------------------------------------
 
 
 def test_embeddings_follow_key_shard_and_mirror(folder):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from unclip.data.captions import ClassCaptions
-from unclip.data.shards import Skipped, find_shards, read_samples
+from unclip.data.shards import find_shards, read_samples
+from unclip.data.skipped import Skipped
 from unclip.data.table import Table, TableBatches, decode_sample, load_table, make_batch
 from unclip.errors import UserError
 
@@ -68,6 +69,14 @@ def test_a_mirrored_picture_has_the_mirrored_embedding():
     assert (upright["image_embed"] >= 0).all()
 
 
+def test_batches_in_memory_have_no_state_but_the_step():
+    straight, resumed = (TableBatches(table(21), batch_size=4, seed=5) for _ in range(2))
+    for step in range(7):
+        straight.at(step)
+    resumed.load(straight.state())
+    assert straight.state() == {} and resumed.at(7)["key"] == straight.at(7)["key"]
+
+
 def test_a_batch_larger_than_the_table():
     assert sorted(TableBatches(table(2), batch_size=6, seed=0).at(0)["key"]) == ["0"] * 3 + ["1"] * 3
 
@@ -108,7 +117,8 @@ def test_img2dataset_output_is_read_as_it_is(tmp_path):
     assert read.captions == [["a dog", "a brown dog"], ["Käfer"]]
     assert read.words() == ["a", "brown", "dog", "käfer"]
     assert read.sides.tolist() == [8, 8] and read.take(torch.tensor([1])).sides.tolist() == [8]
-    assert lines == ["skipped 1 corrupt sample(s) or shard end(s); the first: 000000001 in 00000.tar: its caption is empty"]
+    reason = "1 no caption (first: 000000001 in 00000.tar: its caption is empty)"
+    assert lines == [f"skipped 1 corrupt sample(s) or shard end(s): {reason}"]
 
 
 def test_corrupt_samples_are_skipped_and_counted(tmp_path):

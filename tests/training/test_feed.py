@@ -11,6 +11,7 @@ from unclip.contrastive import ContrastiveCLIP
 from unclip.data.images import to_float
 from unclip.data.stream import StreamBatches
 from unclip.data.table import TableBatches
+from unclip.data.texts import Read
 from unclip.errors import UserError
 from unclip.training.feed import Ahead, fed
 from unclip.upsampler import Upsampler
@@ -34,6 +35,13 @@ class Watched:
         if step == 3:
             raise UserError("step 3 is broken")
         return {"step": step}
+
+    def state(self):
+        return {"after": self.steps[-1] if self.steps else None}
+
+    def load(self, state):
+        self.threads.add(threading.current_thread())
+        self.steps = [state["after"]]
 
     def until(self, steps):
         with self.asked:
@@ -97,6 +105,37 @@ def test_a_stream_with_processes_of_its_own_is_read_by_the_thread(tmp_path):
         keys = [ahead.at(step)["key"] for step in range(4)]
     again = StreamBatches([tmp_path / "0.tar"], 8, 4, 0, workers=1)
     assert keys == [again.at(step)["key"] for step in range(4)]
+
+
+def test_a_state_is_that_of_the_batch_that_was_given_and_not_of_the_one_prepared():
+    source = Watched()
+    with Ahead(source) as ahead:
+        assert ahead.state() == {"after": None}
+        for step in (0, 1):
+            ahead.at(step)
+            source.until([*range(step + 2)])  # one ahead
+            assert ahead.state() == {"after": step}
+        ahead.load({"after": 6})
+        assert ahead.state() == {"after": 6}
+        ahead.at(2)  # which was prepared before
+        source.until([6, 2, 3])
+        assert ahead.state() == {"after": 2}
+    assert len(source.threads) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_is_read_ahead_goes_on_where_the_training_was(tmp_path, workers):
+    for shard in range(3):
+        captioned_tar(tmp_path / f"{shard}.tar", range(10 * shard, 10 * shard + 10))
+
+    def stream():
+        return Read(StreamBatches(sorted(tmp_path.glob("*.tar")), 8, 4, 0, workers=workers), dict)
+
+    with Ahead(stream()) as ahead:
+        straight = [(ahead.at(step)["key"], ahead.state()) for step in range(12)]
+    with Ahead(stream()) as ahead:
+        ahead.load(straight[4][1])
+        assert [(ahead.at(step)["key"], ahead.state()) for step in range(5, 12)] == straight[5:]
 
 
 def test_torchs_generator_is_left_to_the_training():

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import new_file
 from .images import decode, to_float
-from .shards import Skipped, image_bytes, read_samples
+from .shards import image_bytes, read_samples
+from .skipped import Skipped
 
 
 class ShardEmbeddings(Mapping):

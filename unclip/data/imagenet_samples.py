@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files import read_lines
 from .captions import ClassCaptions
 from .prepare import CLASS_TABLE, write_labelled
-from .shards import Skipped
+from .skipped import Skipped
 
 TABLES = CLASS_TABLE.parent / "imagenet-samples"
 FILE_NAME = re.compile(r"(n\d{8})_([^/]+)\.jpe?g", re.IGNORECASE)

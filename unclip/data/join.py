@@ -5,7 +5,8 @@ from pathlib import Path
 from ..errors import UserError
 from .captions import ClassCaptions
 from .prepare import write_labelled
-from .shards import Skipped, find_shards, has_split, read_samples
+from .shards import find_shards, has_split, read_samples
+from .skipped import Skipped
 
 
 def join(folders, out, say=print):

@@ -23,7 +23,8 @@ from ..files import new_file, read_lines
 from .attributes import read_attributes
 from .captions import ClassCaptions
 from .images import IMAGE_SUFFIXES, to_rgb
-from .shards import Skipped, shard_writer, write_shards
+from .shards import shard_writer, write_shards
+from .skipped import Skipped
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CLASS_TABLE = Path(__file__).resolve().parents[2] / "data" / "tiny-imagenet"

@@ -11,12 +11,13 @@ Files of other kinds, beside the shards or in them, are passed over.
 import io
 import json
 import tarfile
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..files import new_folder
+from .remote import is_remote, open_shard, shard_name
+from .skipped import Bad
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 
@@ -27,6 +28,8 @@ def find_shards(folder, split):
     Raises:
         UserError: there is no such folder, or no shard in it.
     """
+    if is_remote(folder):
+        raise UserError(f"{folder}: only a CLIP is trained on shards at a URL; others need a data folder: fetch the shards")
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no data folder {folder}: make one with scripts/prepare_data.py")
@@ -70,62 +73,61 @@ def estimated_samples(shards):
     return round(count * sum(sizes) / max(1, sizes[0]))
 
 
-class Skipped:
-    """Counts what could not be read, and remembers the first reason."""
-
-    def __init__(self):
-        self.count, self.first = 0, None
-
-    def __call__(self, error, where=None):
-        """Note an error, and where it was; as WebDataset's handler, go on with the next sample."""
-        self.count += 1
-        if self.first is None:
-            reason = str(error.args[0]) if error.args else ""  # WebDataset adds streams to the others
-            reason = reason.split(" @ <")[0].strip().splitlines()
-            self.first = f"{where}: " if where else ""
-            self.first += reason[0] if reason else type(error).__name__
-        return True
-
-    def taken(self):
-        """What was counted so far, as another Skipped; this one begins anew."""
-        other = Skipped()
-        other.count, other.first = self.count, self.first
-        self.count, self.first = 0, None
-        return other
-
-    def report(self, say=print):
-        if self.count:
-            say(f"skipped {self.count} corrupt sample(s) or shard end(s); the first: {self.first}")
-
-
 def read_samples(shards, skipped):
-    """Yield every readable sample of the shards, in order, as a dict of bytes with `__key__` and `__url__`.
+    """Yield every readable sample of the shards (paths or URLs), in order, as a dict of bytes with `__key__` and `__url__`.
 
-    Keys are unique within a shard. A shard cut off in the middle gives what stands before the cut. What is cut off, and
-    a key that comes a second time, goes to `skipped`.
+    Keys are unique within a shard. A shard cut off in the middle gives what stands before the cut. What is cut off or cannot
+    be fetched, and a key that comes a second time, goes to `skipped`.
     """
-    import webdataset
+    for shard in shards:
+        yield from read_shard(str(shard), skipped)
 
-    for shard in map(Path, shards):
-        handler, seen = partial(skipped, where=shard.name), set()
-        dataset = webdataset.WebDataset(
-            [str(shard)], shardshuffle=False, handler=handler, nodesplitter=None, workersplitter=None, empty_check=False
-        )
-        for sample in dataset:
-            key = sample["__key__"]
-            if key in seen:
-                handler(ValueError(f"a second sample has the key {key}"))
+
+def read_shard(shard, skipped):
+    """The samples of one shard: see `read_samples`."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    name, seen = shard_name(shard), set()
+
+    def ends(error):
+        skipped(Bad("source" if isinstance(error, OSError) else "shard cut off", reason_of(error)), name)
+        return False  # as WebDataset's handler: there is nothing behind it
+
+    def comes_twice(error):
+        skipped(Bad("duplicate key", reason_of(error)), name)
+        return True  # go on behind it
+
+    try:
+        stream = open_shard(shard)
+    except OSError as error:
+        ends(error)
+        return
+    try:
+        files = tar_file_expander([{"url": shard, "stream": stream}], handler=ends)
+        for sample in group_by_keys(files, handler=comes_twice):
+            if (key := sample["__key__"]) in seen:
+                comes_twice(ValueError(f"a second sample has the key {key}"))
                 continue
             seen.add(key)
             yield sample
+    finally:
+        with suppress(OSError):  # of a command that somebody stopped reading
+            stream.close()
+
+
+def reason_of(error):
+    """The message of an error to which WebDataset has added its streams."""
+    of_system = isinstance(error, OSError) and error.strerror
+    message = of_system or (str(error.args[0]) if error.args else "")
+    return message.split(" @ <")[0] or type(error).__name__
 
 
 def image_bytes(sample):
-    """The encoded picture of a sample. Raises KeyError where it has none."""
+    """The encoded picture of a sample. Raises Bad where it has none."""
     for key in IMAGE_KEYS:
         if key in sample:
             return sample[key]
-    raise KeyError(f"it has no image ({', '.join(IMAGE_KEYS)})")
+    raise Bad("no picture", f"it has no image ({', '.join(IMAGE_KEYS)})")
 
 
 def write_shards(samples, folder, samples_per_shard=10_000):

@@ -1,14 +1,19 @@
 """Batches of a data set that does not fit into memory: read from its shards again and again, decoded on the way."""
 
+import hashlib
 import random
 import signal
+from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import UserError
 from .embeddings import read_embeddings
-from .shards import Skipped, read_samples
+from .remote import shard_name
+from .shards import read_samples
+from .skipped import Bad, Skipped
 from .table import decode_sample, draw_flips, make_batch, table_of, where_is
 
 SHUFFLE = 2000  # samples, still encoded, among which each worker draws the next one
@@ -16,70 +21,116 @@ AHEAD = 4  # batches that each worker prepares
 PATIENCE = 10_000  # corrupt samples in a row after which a worker gives up
 
 
+class Place(NamedTuple):
+    """How far a reader has come: `taken` samples, corrupt ones too, of the mixed shard number `shard` of its share."""
+
+    epoch: int = 0
+    shard: int = 0
+    taken: int = 0
+
+
 class StreamBatches:
     """Endless batches of shards, as TableBatches gives them, from `workers` processes (0: this one).
 
-    Every worker of every process draws shards at random, with replacement, and passes their samples through a shuffle
-    buffer. `at(step)` gives the next batch, whatever the step: a resumed run sees other pictures than the first one
-    did from there on, not the same order. Corrupt samples are skipped, counted and reported. Torch's own generator is
-    left alone, so that a thread may prepare the batches.
+    The readers, all workers of all processes, share out the shards of each epoch (see `share_of`): none is lost and none
+    read twice. Each goes on with its own next epoch when its share is done, so that uneven shards keep nobody waiting, and
+    mixes the samples of one shard at a time. What a batch holds depends on the seed, the number of processes and workers,
+    the rank and how many batches came before it. Corrupt samples are skipped, counted by kind and reported, until they are
+    more than the share `max_bad`. Torch's own generator is left alone, so that a thread may prepare the batches.
 
-    shards: paths; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
+    shards: paths or URLs; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
     CLIP whose embeddings lie beside the shards, None for batches without `image_embed`; captions: as TableBatches'.
     """
 
     def __init__(
-        self, shards, size, batch_size, seed, *, rank=0, class_captions=None, fingerprint=None, mirror=True, captions=True,
-        workers=4, say=print,
+        self, shards, size, batch_size, seed, *, rank=0, world=1, class_captions=None, fingerprint=None, mirror=True,
+        captions=True, workers=4, max_bad=1.0, say=print,
     ):  # fmt: skip
-        shards = [str(s) for s in shards]
-        self.samples = ShardSamples(shards, size, batch_size, class_captions, fingerprint, mirror, captions)
-        self.seed, self.rank, self.workers, self.say = seed, rank, workers, say
-        self.skipped, self._said, self._batches = Skipped(), 0, None
+        shards, count = [str(s) for s in shards], max(1, workers)
+        self.samples = ShardSamples(
+            shards, size, batch_size, seed, rank * count, world * count, class_captions, fingerprint, mirror, captions
+        )
+        self.workers, self.max_bad, self.say = workers, max_bad, say
+        self.order = {"seed": seed, "rank": rank, "processes": world, "workers": count, "shards": names_digest(shards)}
+        self.places, self.turn = [Place()] * count, 0  # of each worker; whose batch is next
+        self.good, self.skipped, self._said, self._batches = 0, Skipped(), 0, None
 
     def at(self, step):
-        """The next batch."""
+        """The next batch: steps are asked for in their order, from the first one or from where `load` goes on.
+
+        Raises:
+            UserError: nothing readable, or too much that is not.
+        """
+        try:
+            return self._next()
+        except UserError:
+            self._batches = None  # which ends the workers
+            raise
+
+    def _next(self):
         if self._batches is None:
-            self.samples.seed = f"{self.seed} {step} {self.rank}"
+            self.samples.begin(self.places, self.turn)
             ahead = {"prefetch_factor": AHEAD} if self.workers else {}
             self._batches = iter(DataLoader(
                 self.samples, batch_size=None, num_workers=self.workers, worker_init_fn=leave_signals,
                 generator=torch.Generator(), **ahead
             ))  # fmt: skip
-        batch, skipped = next(self._batches)
+        batch, place, skipped = next(self._batches)
         if isinstance(batch, str):
             raise UserError(batch)
+        self.places[self.turn] = place
+        self.turn = (self.turn + 1) % len(self.places)  # as the DataLoader takes them
+        self.good += len(batch["key"])
         self._count(skipped)
         return batch
 
+    def state(self):
+        """Where the last batch that `at` gave has ended, for `load`: a dict of what JSON knows. Each process has its own."""
+        return {**self.order, "turn": self.turn, "places": [list(place) for place in self.places]}
+
+    def load(self, state):
+        """Go on from a `state`, to the bit. From one of other shards, processes, workers or of another seed, go on with the
+        start of the earliest epoch in it, and say so."""
+        self._batches = None
+        changed = [name for name, value in self.order.items() if state.get(name) != value]
+        if not changed:
+            self.places, self.turn = [Place(*place) for place in state["places"]], state["turn"]
+            return
+        epoch = min((place[0] for place in state.get("places", ())), default=0)
+        self.places, self.turn = [Place(epoch)] * len(self.places), 0
+        self.say(f"the data cannot go on where it was ({', '.join(changed)} changed): it starts with epoch {epoch + 1}")
+
     def _count(self, skipped):
-        self.skipped.count += skipped.count
-        self.skipped.first = self.skipped.first or skipped.first
+        self.skipped.add(skipped.counts, skipped.firsts)
         if self.skipped.count >= max(1, 2 * self._said):  # a line when the number has doubled
             self.skipped.report(self.say)
             self._said = self.skipped.count
+        self.skipped.check(self.good, self.max_bad)
 
 
 class ShardSamples(IterableDataset):
-    """Iterates over (batch, Skipped since the last one), or (a line that says why there are none, Skipped)."""
+    """Iterates over (batch, the Place behind it, Skipped since the last one), or (a line that says why there are none, None,
+    Skipped). first: the number of this process's first reader, of `readers` in all."""
 
-    def __init__(self, shards, size, batch_size, class_captions, fingerprint, mirror, captions):
-        self.shards, self.size, self.batch_size = shards, size, batch_size
-        self.mirror, self.captions = mirror, captions
-        self.class_captions, self.fingerprint, self.seed = class_captions, fingerprint, ""
+    def __init__(self, shards, size, batch_size, seed, first, readers, class_captions, fingerprint, mirror, captions):
+        self.shards, self.size, self.batch_size, self.seed = shards, size, batch_size, seed
+        self.first, self.readers, self.mirror, self.captions = first, readers, mirror, captions
+        self.class_captions, self.fingerprint = class_captions, fingerprint
+
+    def begin(self, places, turn):
+        """Where the readers of this process begin, and which of them gives the first batch."""
+        self.places, self.turn = list(places), turn
 
     def __iter__(self):
-        import webdataset
-
-        worker = get_worker_info()
-        rng = random.Random(f"{self.seed} {worker.id if worker else 0}")
-        shards = webdataset.ResampledShards(self.shards, seed=rng.getrandbits(32), deterministic=True)
-        skipped, in_a_row, samples, embeds = Skipped(), 0, [], []
-        for sample in webdataset.shuffle(SHUFFLE, rng=rng)(self.encoded(shards, skipped)):
+        worker = get_worker_info()  # the DataLoader takes the first batch from its worker 0
+        number = ((worker.id if worker else 0) + self.turn) % len(self.places)
+        reader, skipped, in_a_row, samples, embeds = self.first + number, Skipped(), 0, [], []
+        for sample, place in self.encoded(reader, self.places[number], skipped):
             try:
-                embed = sample["image_embed"] if self.fingerprint else None
-                samples.append(decode_sample(sample, self.size, self.class_captions))
-                embeds.append(embed)
+                if self.fingerprint and "image_embed" not in sample:
+                    raise Bad("no embedding", "the file beside its shard lacks it")
+                samples.append(decode_sample(sample, self.size, self.class_captions, self.captions))
+                embeds.append(sample.get("image_embed"))
                 in_a_row = 0
             except Exception as error:  # a broken sample must not end the run
                 skipped(error, where_is(sample))
@@ -89,25 +140,54 @@ class ShardSamples(IterableDataset):
             if len(samples) == self.batch_size:
                 table = table_of(samples, self.class_captions)
                 table.image_embed = torch.stack(embeds) if self.fingerprint else None
+                rng = random.Random(f"batch {self.seed} {reader} {tuple(place)}")
                 flip = draw_flips(len(table), self.mirror, rng)
                 rows = torch.arange(len(table))
-                yield make_batch(table, rows, flip, rng if self.captions else None), skipped.taken()
+                yield make_batch(table, rows, flip, rng if self.captions else None), place, skipped.taken()
                 samples, embeds = [], []
-        yield f"nothing readable in the shards ({skipped.first}): prepare the data again", skipped
+        yield f"nothing readable in the shards ({skipped.first}): prepare the data again", None, skipped
 
-    def encoded(self, shards, skipped):
-        """The samples of the shards, with `image_embed` (2, D) from the file beside each; ends if all are empty."""
-        empty = 0
-        for source in shards:
-            shard, empty = source["url"], empty + 1
-            embeds = read_embeddings(shard, self.fingerprint) if self.fingerprint else None
-            for sample in read_samples([shard], skipped):
-                empty = 0
-                if embeds is not None and sample["__key__"] in embeds:
-                    sample["image_embed"] = embeds[sample["__key__"]].clone()  # no view, which would keep the file mapped
-                yield sample
-            if empty > 10 * len(self.shards):
-                return
+    def encoded(self, reader, place, skipped):
+        """A reader's samples from a Place on, each with the Place behind it; ends if all shards are empty.
+
+        With `image_embed` (2, D), from the file beside the shard. What lies before the Place is read, and not decoded.
+        """
+        import webdataset
+
+        empty, (first, done, taken) = 0, place
+        for epoch in count(first):
+            share = share_of(reader, self.readers, epoch, len(self.shards), self.seed)
+            for number, shard in list(enumerate(share))[done:]:
+                rng, url, empty = random.Random(f"shard {self.seed} {epoch} {shard}"), self.shards[shard], empty + 1
+                embeds = read_embeddings(url, self.fingerprint) if self.fingerprint else None
+                for n, sample in enumerate(webdataset.shuffle(SHUFFLE, rng=rng)(read_samples([url], skipped)), 1):
+                    empty = 0
+                    if n <= taken:
+                        skipped.taken()  # they were counted when they were met first
+                        continue
+                    if embeds is not None and sample["__key__"] in embeds:
+                        sample["image_embed"] = embeds[sample["__key__"]]
+                    yield sample, Place(epoch, number, n)
+                taken = 0
+                if empty > 10 * len(self.shards):
+                    return
+            done = 0
+
+
+def share_of(reader, readers, epoch, count, seed):
+    """Which of `count` shards one of the readers reads in an epoch, and in which order: a list of their numbers.
+
+    Every epoch mixes the shards anew, and deals them out like cards, beginning with the reader who is next after the epoch
+    before it: where there are fewer shards than readers, it is each one's turn now and then.
+    """
+    mixed = list(range(count))
+    random.Random(f"epoch {seed} {epoch}").shuffle(mixed)
+    return mixed[(reader - epoch * count) % readers :: readers]
+
+
+def names_digest(shards):
+    """A few letters that stand for the names of shards, wherever they lie."""
+    return hashlib.sha256("\n".join(shard_name(s) for s in shards).encode()).hexdigest()[:16]
 
 
 def leave_signals(worker):

@@ -1,17 +1,23 @@
 """A small data set held in memory, decoded once, and its batches."""
 
+import io
 import json
 import random
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import islice
 
 import torch
+from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .attributes import checked, mirrored
 from .captions import ClassCaptions, words_of
-from .images import decode_with_side
-from .shards import Skipped, find_shards, image_bytes, read_samples
+from .images import MAX_PIXELS, decode_with_side
+from .remote import shard_name
+from .shards import find_shards, image_bytes, read_samples
+from .skipped import Bad, Skipped
+
+MIN_SIDE = 8  # pixels of the shorter side: what is smaller, such as the 1x1 of a page that was blocked, shows nothing
 
 
 @dataclass
@@ -66,49 +72,94 @@ def load_table(folder, split, size, say=print):
     return load_shards(find_shards(folder, split), size, ClassCaptions.of_folder(folder), say)
 
 
-def load_shards(shards, size, class_captions=None, say=print, every=1):
-    """The table of some shards; `class_captions` for labelled ones, None for captioned ones; of every n-th sample.
+def load_shards(shards, size, class_captions=None, say=print, every=1, most=None, max_bad=1.0):
+    """The table of some shards; `class_captions` for labelled ones, None for captioned ones.
+
+    Of every n-th sample; of the first `most` of these, if given. max_bad: the share of the samples that may be bad.
 
     Raises:
-        UserError: nothing readable in them.
+        UserError: nothing readable in them, or too much that is not.
     """
     skipped, samples = Skipped(), []
-    for number, sample in enumerate(read_samples(shards, skipped)):
-        if number % every:
-            continue
+    for sample in islice(read_samples(shards, skipped), 0, most and most * every, every):
         try:
             samples.append(decode_sample(sample, size, class_captions))
         except Exception as error:  # a broken sample must not end the run
             skipped(error, where_is(sample))
     skipped.report(say)
     if not samples:
-        folder = Path(shards[0]).parent
-        raise UserError(f"nothing readable in the shards of {folder} ({skipped.first}): prepare the data again")
+        raise UserError(f"nothing readable in {shards[0]} and its like ({skipped.first}): prepare the data again")
+    skipped.check(len(samples), max_bad)
     return table_of(samples, class_captions)
 
 
-def decode_sample(sample, size, class_captions=None):
+def decode_sample(sample, size, class_captions=None, captions=True):
     """A sample of a shard as (image, caption lines or label, readings or None, key, shard, its own shorter side).
 
-    Raises some Exception where it is broken.
+    captions: whether the lines are read, and needed. Raises Bad, or another Exception, where the sample is broken.
     """
-    (image, side), readings = decode_with_side(image_bytes(sample), size), None
+    (image, side), readings = decode_picture(image_bytes(sample), size), None
     if class_captions is not None:
-        text = int(sample["cls"])
-        if not 0 <= text < len(class_captions.names):
-            raise ValueError(f"its class is {text}, but there are {len(class_captions.names)} class names")
+        text = label_of(sample, len(class_captions.names))
         own = class_captions.reading_share and "json" in sample  # other sets' files of that kind hold other things
         readings = checked(json.loads(sample["json"])["readings"]) if own else {}
     else:
-        text = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
-        if not text:
-            raise ValueError("its caption is empty")
+        text = lines_of(sample) if captions else []
     return image, text, readings, sample["__key__"], sample["__url__"], side
+
+
+def decode_picture(content, size):
+    """What `decode_with_side` gives, of a picture of sensible size.
+
+    Raises:
+        Bad: it is none, is cut off or damaged, has more than MAX_PIXELS, which are not unpacked, or a side below MIN_SIDE.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise Bad("too large", f"it has more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # PIL's many ways to fail on a broken file
+        raise Bad("not a picture", first_line(error).split(" <_io")[0]) from None
+    if width * height > MAX_PIXELS:
+        raise Bad("too large", f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}")
+    if min(width, height) < MIN_SIDE:
+        raise Bad("too small", f"it has {width}x{height} pixels, a side of less than {MIN_SIDE}")
+    try:
+        return decode_with_side(content, size)
+    except Exception as error:
+        raise Bad("truncated picture", first_line(error)) from None
+
+
+def label_of(sample, classes):
+    """The number of a sample's class. Raises Bad where it has none of `classes`."""
+    try:
+        label = int(sample["cls"])
+    except KeyError:
+        raise Bad("no label", "it has no class (cls)") from None
+    except ValueError:
+        raise Bad("no label", f"its class is {sample['cls'][:20]!r}, and no number") from None
+    if not 0 <= label < classes:
+        raise Bad("no label", f"its class is {label}, but there are {classes} class names")
+    return label
+
+
+def lines_of(sample):
+    """The captions of a sample, a list of at least one. Raises Bad where it has none."""
+    if "txt" not in sample:
+        raise Bad("no caption", "it has no caption (txt)")
+    try:
+        lines = [line.strip() for line in sample["txt"].decode("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise Bad("no caption", "its caption is not UTF-8") from None
+    if not lines:
+        raise Bad("no caption", "its caption is empty")
+    return lines
 
 
 def where_is(sample):
     """The place of a sample, for reports."""
-    return f"{sample['__key__']} in {Path(sample['__url__']).name}"
+    return f"{sample['__key__']} in {shard_name(sample['__url__'])}"
 
 
 def table_of(samples, class_captions=None):
@@ -143,6 +194,13 @@ class TableBatches:
         rng = random.Random(f"{self.seed} {start}")
         flip = draw_flips(self.batch_size, self.mirror, rng)
         return make_batch(self.table, self._rows(start, start + self.batch_size), flip, rng if self.captions else None)
+
+    def state(self):
+        """Nothing: the step says where the batches are. See StreamBatches."""
+        return {}
+
+    def load(self, state):
+        """Nothing to do: the step says it."""
 
     def _rows(self, start, end):
         """LongTensor (end - start,): the rows at these places of the epochs' orders, one after the other."""

@@ -63,3 +63,9 @@ class Read:
 
     def at(self, step):
         return self.reader(self.batches.at(step))
+
+    def state(self):
+        return self.batches.state()
+
+    def load(self, state):
+        self.batches.load(state)

@@ -9,7 +9,8 @@ from tqdm import tqdm
 from ..cli import device_of
 from ..data.captions import ClassCaptions
 from ..data.images import decode, read_image, to_float
-from ..data.shards import Skipped, find_shards, image_bytes, read_samples
+from ..data.shards import find_shards, image_bytes, read_samples
+from ..data.skipped import Skipped
 from ..errors import UserError
 from ..files import new_file, read_lines
 from ..hub import any_clip

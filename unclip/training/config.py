@@ -10,12 +10,17 @@ from ..config import Strict
 class DataConfig(Strict):
     """Which pictures: a data folder (see unclip/data/shards.py), its splits, and the size they are decoded to.
 
+    For a CLIP's training, it may be a URL or a command instead, in brace notation (see unclip/data/remote.py): the pictures are
+    streamed, and the last shard is held out. A command is run: mind whose configs you use.
+
     Without a folder for `val_split`, some of the training pictures are held out. in_memory: decode once and keep, or
     stream from the shards in every epoch, with `workers` processes; "auto" keeps what is estimated at 4 GB at most.
     best: the share of the training pictures to keep, those that CLIP finds nearest to their captions, for sets in memory
     whose parts are trained on CLIP's embeddings: what shows its subject badly teaches little.
     repeat: {a name or noun of classes: how often their pictures come in an epoch}, for labelled sets in memory: what is
     hard to draw is worth more looks.
+    max_bad: the share of the samples that may be bad, truncated or without a caption, say, before the run ends; they are
+    skipped. It counts from a thousand samples on.
     """
 
     folder: str
@@ -27,6 +32,7 @@ class DataConfig(Strict):
     workers: int = Field(4, ge=0)
     best: float = Field(1.0, gt=0, le=1)
     repeat: dict[str, PositiveInt] = {}
+    max_bad: float = Field(0.1, ge=0, le=1)
 
 
 class OptimizerConfig(Strict):

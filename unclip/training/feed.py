@@ -10,7 +10,8 @@ import torch
 
 @contextmanager
 def fed(batches, device):
-    """Batches, as those who train on `device` take them: inside the block, anything with `.at(step)`.
+    """Batches, as those who train on `device` take them: inside the block, anything with `.at(step)`, and with `.state()` and
+    `.load(state)` to go on where they were (see StreamBatches).
 
     For a GPU they come prepared ahead and lie on it. On the CPU they come as they are: a thread would only take a core from
     the training.
@@ -23,34 +24,44 @@ def fed(batches, device):
 
 
 class Ahead:
-    """Batches (anything with `.at(step)`), inside a `with`, whose next one a thread prepares while the last one is in use.
+    """Batches (see `fed`), inside a `with`, whose next one a thread prepares while the last one is in use.
 
     `at(step)` gives what the source gives for that step, and raises what it raises for it. The step after it is prepared
     at once; where another one is asked for, that one is prepared then. (A source that goes on whatever the step, such as
-    StreamBatches, loses the one in between.) The source is asked by that thread alone. It is no executor's: processes
-    forked from one, such as a DataLoader's, end in an error.
+    StreamBatches, loses the one in between.) `state()` is the source's as of the last batch that was given. The source is
+    asked by that thread alone. It is no executor's: processes forked from one, such as a DataLoader's, end in an error.
     """
 
     def __init__(self, batches):
         self.batches, self._asked = batches, SimpleQueue()
-        self._thread = Thread(target=self._prepare, name="batches", daemon=True)
-        self._step, self._next = None, None
+        self._thread = Thread(target=self._work, name="batches", daemon=True)
+        self._step, self._next, self._state = None, None, None
 
     def at(self, step):
-        due = self._next if step == self._step else self._ask(step)
-        batch = due.result()
-        self._step, self._next = step + 1, self._ask(step + 1)
+        due = self._next if step == self._step else self._prepared(step)
+        batch, self._state = due.result()
+        self._step, self._next = step + 1, self._prepared(step + 1)
         return batch
 
-    def _ask(self, step):
+    def state(self):
+        return self._ask(self.batches.state).result() if self._state is None else self._state
+
+    def load(self, state):
+        self._ask(lambda: self.batches.load(state)).result()
+        self._step, self._state = None, None  # what was prepared is of another place
+
+    def _prepared(self, step):
+        return self._ask(lambda: (self.batches.at(step), self.batches.state()))
+
+    def _ask(self, task):
         due = Future()
-        self._asked.put((step, due))
+        self._asked.put((task, due))
         return due
 
-    def _prepare(self):
-        for step, due in iter(self._asked.get, None):
+    def _work(self):
+        for task, due in iter(self._asked.get, None):
             try:
-                due.set_result(self.batches.at(step))
+                due.set_result(task())
             except BaseException as error:  # it is for whoever asks for the batch
                 due.set_exception(error)
 
@@ -80,6 +91,12 @@ class OnGPU:
             batch = {key: self._placed(value) for key, value in self.batches.at(step).items()}
         self.stream.record_event(torch.cuda.Event(blocking=True)).synchronize()  # asleep, not spinning
         return batch
+
+    def state(self):
+        return self.batches.state()
+
+    def load(self, state):
+        self.batches.load(state)
 
     def _placed(self, value):
         if not torch.is_tensor(value):

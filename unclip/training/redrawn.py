@@ -131,3 +131,10 @@ class MixedBatches:
         others = self.rest.at(step)
         others["small"] = to_bytes(smaller(to_float(others["image"]), self.scale))
         return {k: torch.cat([v, others[k]]) if torch.is_tensor(v) else v + others[k] for k, v in first.items()}
+
+    def state(self):
+        """Nothing, as TableBatches'."""
+        return {}
+
+    def load(self, state):
+        """Nothing to do: the step says it."""

@@ -7,6 +7,7 @@ import torch
 from ..data.best import best_rows
 from ..data.captions import ClassCaptions
 from ..data.embeddings import attach_embeddings, embeddings_file, read_embeddings, shard_embeddings
+from ..data.remote import is_remote, remote_shards, shard_name
 from ..data.shards import estimated_samples, find_shards, has_split
 from ..data.stream import StreamBatches
 from ..data.table import TableBatches, load_shards, make_batch
@@ -34,19 +35,23 @@ class Source:
         self.config, self.clip, self.reader, self.state = config, clip, reader, process()
         self.say = say if self.state.is_main_process else (lambda line: None)
         data = config.data
-        self.class_captions = ClassCaptions.of_folder(data.folder)
-        self.shards = find_shards(data.folder, data.train_split)
-        count = estimated_samples(self.shards)
-        streamed = not data.in_memory
-        if data.in_memory == "auto":
+        self.class_captions, remote = ClassCaptions.of_folder(data.folder), is_remote(data.folder)
+        if remote:
+            self._check_remote()
+        self.shards = remote_shards(data.folder) if remote else find_shards(data.folder, data.train_split)
+        count = None if remote else estimated_samples(self.shards)
+        streamed = remote or not data.in_memory
+        if data.in_memory == "auto" and not remote:
             streamed = count * 3 * data.image_size**2 > IN_MEMORY
-        own_split = data.val_split != data.train_split and has_split(data.folder, data.val_split)
+        own_split = not remote and data.val_split != data.train_split and has_split(data.folder, data.val_split)
         val_shards = find_shards(data.folder, data.val_split) if own_split else []
         if streamed and not own_split:
             val_shards = [self._last_shard()]
         self._embed([*self.shards, *val_shards], streamed)
         self.table = None if streamed else self._load(self.shards)
-        if streamed or own_split:
+        if remote:
+            self.val_table = self._load(val_shards, most=config.train.val_samples)
+        elif streamed or own_split:
             many = max(1, estimated_samples(val_shards) // config.train.val_samples) if streamed else 1
             self.val_table = self._load(val_shards, every=many)
         else:
@@ -54,10 +59,11 @@ class Source:
         if data.best < 1:
             self.table = self._best(data.best)
         number = f"about {count}, streamed," if streamed else len(self.table)
+        pictures = f"{len(self.shards)} shards from afar, streamed," if remote else f"{number} pictures"
         if data.repeat:
             self.table = self._repeated(data.repeat)
         size = f"{data.image_size}x{data.image_size}"
-        self.say(f"{number} pictures to train on, {len(self.val_table)} to validate on, {size}")
+        self.say(f"{pictures} to train on, {len(self.val_table)} to validate on, {size}")
 
     def training(self):
         """The endless batches of this process."""
@@ -69,9 +75,10 @@ class Source:
             )  # fmt: skip
         else:
             batches = StreamBatches(
-                self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank, mirror=data.mirror,
-                class_captions=self.class_captions, fingerprint=self.clip and self.clip.image_fingerprint(),
-                captions=self.reader is not None, workers=data.workers, say=self.say,
+                self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank,
+                world=self.state.num_processes, class_captions=self.class_captions,
+                fingerprint=self.clip and self.clip.image_fingerprint(), mirror=data.mirror,
+                captions=self.reader is not None, workers=data.workers, max_bad=data.max_bad, say=self.say,
             )  # fmt: skip
         return batches if self.reader is None else Read(batches, self.reader)
 
@@ -100,6 +107,14 @@ class Source:
             return self.class_captions.words()
         return None if self.table is None else self.table.words()
 
+    def _check_remote(self):
+        """Refuse what needs the shards in a folder."""
+        folder = self.config.data.folder
+        if self.clip is not None:
+            raise UserError(f"data.folder is {folder}, but CLIP's embeddings are kept beside shards: fetch these to a folder")
+        if self.config.data.in_memory is True:
+            raise UserError(f"data.folder is {folder}, which is streamed: leave data.in_memory=true out, or fetch the shards")
+
     def _embed(self, shards, streamed):
         """Make the embeddings that are missing, each process those of its share of the shards."""
         if self.clip is None:
@@ -112,8 +127,9 @@ class Source:
         if missing:
             raise UserError(f"no embeddings beside {missing[0]}: streaming needs a data folder that can be written")
 
-    def _load(self, shards, every=1):
-        table = load_shards(shards, self.config.data.image_size, self.class_captions, self.say, every)
+    def _load(self, shards, every=1, most=None):
+        data = self.config.data
+        table = load_shards(shards, data.image_size, self.class_captions, self.say, every, most, data.max_bad)
         if self.clip is not None:
             attach_embeddings(table, self.clip, self.say)
         return table
@@ -141,11 +157,12 @@ class Source:
 
     def _last_shard(self):
         if len(self.shards) < 2:
+            or_else = "" if is_remote(self.config.data.folder) else ", or set data.in_memory=true"
             raise UserError(
                 f"{self.config.data.folder} has one shard and no split {self.config.data.val_split!r}: streaming needs "
-                "a split or a second shard to validate on, or set data.in_memory=true"
+                f"a split or a second shard to validate on{or_else}"
             )
-        self.say(f"no split {self.config.data.val_split!r}: {self.shards[-1].name} is held out for validation")
+        self.say(f"no split {self.config.data.val_split!r}: {shard_name(self.shards[-1])} is held out for validation")
         return self.shards.pop()
 
     def _hold_out(self, table):
