@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from unclip.training.checkpoint import load_checkpoint, save_checkpoint
+from unclip.training.checkpoint import Checkpoints
 from unclip.training.config import OptimizerConfig
 from unclip.training.ema import EMA
 from unclip.training.optimizers import build_optimizer, rate_at
+
+from .toys import config as run_config
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -88,10 +90,10 @@ def test_a_run_goes_on_where_adamw_is_fused_or_no_longer(tmp_path, first, then):
     model.load_state_dict(whole.state_dict())
     optimizers = [torch.optim.AdamW(m.matrix.parameters(), lr=0.1, fused=f) for m, f in ((whole, None), (model, first))]
     step(whole, optimizers[0]), step(model, optimizers[1])
-    save_checkpoint(tmp_path, model, EMA(model, 0.9), optimizers[1], {"step": 1})
+    Checkpoints(tmp_path, run_config(tmp_path), model, EMA(model, 0.9), optimizers[1]).save({"step": 1})
     other = Net()
     optimizer = torch.optim.AdamW(other.matrix.parameters(), lr=0.1, fused=then)
-    assert load_checkpoint(tmp_path, other, EMA(other, 0.9), optimizer) == {"step": 1}
+    assert Checkpoints(tmp_path, run_config(tmp_path), other, EMA(other, 0.9), optimizer).load() == {"step": 1}
     step(whole, optimizers[0]), step(other, optimizer)
     torch.testing.assert_close(other.matrix.weight, whole.matrix.weight, rtol=1e-5, atol=1e-6)
 
