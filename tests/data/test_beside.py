@@ -22,6 +22,17 @@ def test_what_is_written_is_read(files):
     assert tensors["x"].tolist() == [[0, 1, 2], [3, 4, 5]] and tensors["x"].dtype == torch.float16
 
 
+def test_the_same_content_is_the_same_file(files):
+    """Whatever order safetensors writes its metadata in, and whatever signs stand in keys."""
+    shard, file = files
+    keys, tensors = ['a"\\', "\n\x7f\x01", "é", "\U0001f600"], {name: torch.ones(4, 2) for name in "zyx"}
+    contents = set()
+    for _ in range(8):
+        write_beside(shard, file, keys, tensors, "float32")
+        contents.add(file.read_bytes())
+    assert len(contents) == 1 and read_beside(shard, file)[0] == keys
+
+
 def test_what_a_manifest_says_of_a_file(files):
     """As safetensors reads the header, and as its format lays it out: 8 bytes of length before it, the tensors behind."""
     shard, file = files

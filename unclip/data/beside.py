@@ -19,6 +19,16 @@ def write_beside(shard, file, keys, tensors, computed_in):
     """Write `tensors` of a shard's samples; keys: a string for each of their rows. Raises OSError, SafetensorError."""
     with new_file(file) as temporary:
         save_file(tensors, temporary, metadata=metadata(keys, Path(shard).stat().st_size, computed_in))
+        sort_header(temporary)
+
+
+def sort_header(file):
+    """Put a file's header in order: safetensors' own differs from run to run, and what is the same is to have one checksum."""
+    with open(file, "r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.dumps(json.loads(opened.read(length)), sort_keys=True, separators=(",", ":"))
+        opened.seek(8)
+        opened.write(header.encode().ljust(length))
 
 
 def metadata(keys, shard_bytes, computed_in):
