@@ -94,6 +94,7 @@ def test_a_second_run_computes_what_is_missing_alone(script, folder, clip, monke
     assert code == 0 and out[0] == "3 of 4 shards are embedded already; float32 on cpu"
     assert seen == [5, 5] and digests(folder) == files  # both views of one shard
     script("--data", folder, "--texts")
+    assert script("--data", folder, "--texts", "--workers", "2")[0] == 0
     assert seen == [5, 5]
 
 
@@ -117,7 +118,8 @@ def test_raw_embeddings_have_files_of_their_own(script, folder, model_files):
 def test_one_split_or_all(script, tmp_path, clip):
     train, test = (captioned_tar(tmp_path / split / "0.tar", range(3)) for split in ("train", "test"))
     assert script("--data", tmp_path, "--split", "test")[0] == 0
-    assert read_embeddings(train, clip.image_fingerprint()) is None and len(read_embeddings(test, clip.image_fingerprint())) == 3
+    found = [read_embeddings(shard, clip.image_fingerprint()) for shard in (train, test)]
+    assert found[0] is None and len(found[1]) == 3
     manifest = manifest_file(tmp_path, clip.image_fingerprint())
     assert list(json.loads(manifest.read_text())["files"]) == ["test/0.tar"]
     script("--data", tmp_path)
@@ -165,8 +167,8 @@ def start(model_files, folder, texts=False, **environment):
     def work():
         os.environ.update(environment)
         embed(
-            data=folder, clip_name=model_files / "clip", pretrained=None, unit_variance=True, split=None, texts=texts, workers=1,
-            device="cpu", dtype="float32",
+            data=folder, clip_name=model_files / "clip", pretrained=None, unit_variance=True, split=None, texts=texts,
+            workers=1, device="cpu", dtype="float32",
         )  # fmt: skip
 
     process = multiprocessing.get_context("fork").Process(target=work)

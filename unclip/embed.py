@@ -36,11 +36,10 @@ def embed(*, data, clip_name, pretrained, unit_variance, split, texts, workers, 
     kinds = {kind: kind.fingerprint(clip) for kind in kinds_of(clip, texts)}  # first: weights of another dtype have another
     clip.to(getattr(torch, dtype_of(dtype, clip.device)))
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    jobs = [(shard, [k for k, f in kinds.items() if k.read(shard, f) is None]) for shard in shards[rank::world]]
-    done, jobs = len(jobs), [(shard, missing) for shard, missing in jobs if missing]
-    done -= len(jobs)
-    who = f"process {rank} of {world}: " if world > 1 else ""
-    say(f"{who}{done} of {done + len(jobs)} shards are embedded already; {dtype_name(clip)} on {clip.device}")
+    mine, who = shards[rank::world], f"process {rank} of {world}: " if world > 1 else ""
+    jobs = [(shard, [k for k, f in kinds.items() if k.read(shard, f) is None]) for shard in mine]
+    jobs = [(shard, missing) for shard, missing in jobs if missing]
+    say(f"{who}{len(mine) - len(jobs)} of {len(mine)} shards are embedded already; {dtype_name(clip)} on {clip.device}")
     skipped = write_all(jobs, kinds, clip, workers_of(workers, clip.device), rank)
     skipped.report(lambda line: say(who + line))
     for kind, fingerprint in kinds.items():
@@ -54,7 +53,7 @@ def load(clip_name, pretrained, unit_variance, device):
     """The whole FrozenCLIP, on a device; of several GPUs, on this process' own."""
     device = device_of(device)
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = device_of(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     return FrozenCLIP(clip_name, pretrained, unit_variance=unit_variance, device=device).whole()
 
 
@@ -72,7 +71,9 @@ def workers_of(workers, device):
 def write_all(jobs, kinds, clip, workers, rank):
     """Embed and write the shards of some (shard, kinds) pairs, behind a bar; kinds: their fingerprints. What was Skipped."""
     total = Skipped()
-    count = estimated_samples([shard for shard, _ in jobs]) if jobs else 0
+    if not jobs:
+        return total
+    count = estimated_samples([shard for shard, _ in jobs])
     with tqdm(total=count, desc="CLIP embeddings", unit="samples", disable=rank > 0) as bar:
         for number, (shard, encoded, skipped) in enumerate(encoded_shards(jobs, clip, workers, progress=bar.update), 1):
             for kind, (keys, tensors) in encoded.items():

@@ -61,7 +61,7 @@ def cost(
     hours = pairs / rate / 3600
     say(f"rate   {rate:,.0f} pictures a second on one {on} ({how})")
     say(f"time   {hours:,.1f} hours of one {on}; {hours / gpus:,.1f} of {gpus}")
-    say(f"money  ${hours * price:,.2f} at ${price:,.2f} an hour of each (--price)" if price else "money  not told: give --price")
+    say(f"money  ${hours * price:,.2f} at ${price:,.2f} an hour of each (--price)" if price else "money  untold: give --price")
     captions = f", one caption a picture, of {TOKENS} tokens with its start and end" if texts else ""
     say(f"assumed: shards of {SHARD:,} samples, keys of 9 characters{captions}; the disk keeps up, and several "
         "run at as many times the rate of one, each with as many cores")  # fmt: skip

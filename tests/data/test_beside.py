@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from unclip.data.beside import describe, file_bytes, read_beside, write_beside
+from unclip.data.beside import checksum, describe, file_bytes, read_beside, write_beside
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def test_what_a_manifest_says_of_a_file(files):
     said, content = describe(file, "x"), file.read_bytes()
     header = content[: len(content) - 2 * 3 * 2 - 2 * 4]
     assert said["sha256"] == hashlib.sha256(header).hexdigest()
+    assert checksum(file) == {"bytes": len(content), "sha256": said["sha256"]}
     assert (said["rows"], said["shard_bytes"], said["bytes"]) == (2, 100, len(content))
     with safe_open(file, "pt") as opened:
         assert said["computed_in"] == opened.metadata()["computed_in"] == "bfloat16"

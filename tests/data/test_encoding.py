@@ -47,10 +47,10 @@ def test_keys_are_in_the_shards_order(shards, both):
 def test_bad_samples_are_counted_and_what_is_good_of_them_kept(tmp_path, both):
     """A broken picture may have a caption, and a picture without one may be good."""
     shard = write_tar(tmp_path / "0.tar", [
-        ("a.png", b"broken"), ("a.txt", b"one\n\n two "), ("b.png", png(9)), ("b.txt", b" "), ("c.png", png(8)), ("c.txt", b"x"),
-        ("d.txt", b"\xff"),
+        ("a.png", b"broken"), ("a.txt", b"one\n\n two "), ("b.png", png(9)), ("b.txt", b" "), ("c.png", png(8)),
+        ("c.txt", b"x"), ("d.txt", b"\xff"),
     ])  # fmt: skip
-    (encoded, skipped) = encode([shard], both)[str(shard)]
+    encoded, skipped = encode([shard], both)[str(shard)]
     (pictures, _), (captions, texts) = encoded.values()
     assert pictures == ["b", "c"] and captions == ["a", "a", "c"] and texts["embed"].flatten().tolist() == [3, 3, 1]
     assert skipped.count == 4 and skipped.first.startswith("a in 0.tar: ")
@@ -62,7 +62,8 @@ def test_a_shard_without_anything_readable_has_empty_tensors(tmp_path, both):
     encoded, skipped = encode([shard], both)[str(shard)]
     pictures, texts = encoded.values()
     assert pictures[0] == texts[0] == [] and pictures[1]["image_embed"].shape == (0, 2, 3)
-    assert {name: tuple(value.shape) for name, value in texts[1].items()} == {"embed": (0, 1), "states": (0, 1), "lengths": (0,)}
+    shapes = {name: tuple(value.shape) for name, value in texts[1].items()}
+    assert shapes == {"embed": (0, 1), "states": (0, 1), "lengths": (0,)}
     assert skipped.count == 1
 
 

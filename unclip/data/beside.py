@@ -47,27 +47,42 @@ def read_beside(shard, file):
         return None
 
 
+def checksum(file):
+    """{bytes, sha256} of a file: the hash is of its header (a length of 8 bytes, and so much JSON), which has the shapes, the
+    keys of the samples in order, and the shard's size. Raises OSError."""
+    header, size = read_header(file)
+    return summed(header, size)
+
+
+def summed(header, size):
+    return {"bytes": size, "sha256": hashlib.sha256(header).hexdigest()}
+
+
 def describe(file, counted):
     """What a manifest says of a whole file, told by its header alone: rows, shard_bytes, bytes, sha256, computed_in.
 
-    rows: of the tensor named `counted`; sha256: of the header (its length, 8 bytes, and so many bytes of JSON: the shapes, the
-    keys of the samples in order, and the shard's size). Raises OSError, or ValueError for what is no such file.
+    rows: of the tensor named `counted`. Raises OSError, or ValueError for what is no such file.
     """
-    size = Path(file).stat().st_size
-    with open(file, "rb") as opened:
-        length = opened.read(8)
-        header = opened.read(min(size, int.from_bytes(length, "little")))
+    header, size = read_header(file)
     try:
-        tensors = json.loads(header)
+        tensors = json.loads(header[8:])
         said = tensors.pop("__metadata__")
-        if size != 8 + len(header) + max(tensor["data_offsets"][1] for tensor in tensors.values()):
+        if size != len(header) + max(tensor["data_offsets"][1] for tensor in tensors.values()):
             raise ValueError(f"{file} is cut off")
         return {
-            "rows": tensors[counted]["shape"][0], "shard_bytes": int(said["shard_bytes"]), "bytes": size,
-            "sha256": hashlib.sha256(length + header).hexdigest(), "computed_in": said.get("computed_in", "unknown"),
+            "rows": tensors[counted]["shape"][0], "shard_bytes": int(said["shard_bytes"]), **summed(header, size),
+            "computed_in": said.get("computed_in", "unknown"),
         }  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} has another header") from error
+
+
+def read_header(file):
+    """(the bytes of a file before its tensors, the size of all)."""
+    size = Path(file).stat().st_size
+    with open(file, "rb") as opened:
+        length = opened.read(8)
+        return length + opened.read(min(size, int.from_bytes(length, "little"))), size
 
 
 def file_bytes(shapes, keys, shard_bytes, computed_in):

@@ -37,9 +37,10 @@ def encoded_shards(jobs, clip, workers=0, batch_size=BATCH, progress=lambda coun
 
 def encoded_batches(jobs, clip, workers=0, batch_size=BATCH):
     """Yield (shard, kind, keys, {name: tensor}), in each shard's order; at a shard's end (shard, None, [], Skipped)."""
+    workers = min(workers, len(jobs))
     ahead = {"prefetch_factor": AHEAD} if workers else {}
     loader = DataLoader(
-        DecodedShards(jobs, batch_size), batch_size=None, num_workers=min(workers, len(jobs)), worker_init_fn=leave_signals,
+        DecodedShards(jobs, batch_size), batch_size=None, num_workers=workers, worker_init_fn=leave_signals,
         generator=torch.Generator(), pin_memory=clip.device.type == "cuda", **ahead,
     )  # fmt: skip
     for shard, kind, keys, batch in loader:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import new_file
-from .beside import describe
+from .beside import checksum, describe
 from .caption_embeddings import Captions
 from .embeddings import Pictures
 from .shards import estimated_samples, find_shards, splits
@@ -65,11 +65,15 @@ def check_manifest(folder, clip):
     """
     fingerprint, folder = clip.image_fingerprint(), Path(folder)
     own = manifest_file(folder, fingerprint)
-    if own.is_file():
-        return check_files(folder, fingerprint, read_manifest(own))
     others = [path for path in sorted(folder.glob("embeddings.*.json")) if not path.name.endswith(".text.json")]
-    if not others:
-        return
+    if own.is_file():
+        check_files(folder, fingerprint, read_manifest(own))
+    elif others:
+        check_amount(folder, clip, fingerprint, others)
+
+
+def check_amount(folder, clip, fingerprint, others):
+    """Raises UserError where more than MOST pictures lack this CLIP's embeddings; others: the manifests that are there."""
     missing = [shard for shard in all_shards(folder) if not Pictures.file(shard, fingerprint).is_file()]
     count = estimated_samples(missing) if missing else 0
     if count > MOST:
@@ -99,15 +103,11 @@ def check_files(folder, fingerprint, manifest):
         shard = folder / name
         file = Pictures.file(shard, fingerprint)
         try:
-            found, wrong = describe(file, Pictures.counted), None
-            if shard.stat().st_size != said["shard_bytes"]:
-                wrong = f"{shard} is another shard"
-            elif any(found[key] != said[key] for key in COMPARED):
-                wrong = f"{file} is another file"
-        except FileNotFoundError as error:
-            wrong = f"there is no {error.filename}"
-        except (OSError, ValueError):
-            wrong = f"{file} cannot be read"
+            found = {"shard_bytes": shard.stat().st_size, **checksum(file)}
+            wrong = [what for what, value in found.items() if said[what] != value]
+            wrong = f"{shard if 'shard_bytes' in wrong else file} is another file" if wrong else None
+        except OSError as error:
+            wrong = f"cannot read {error.filename} ({error.strerror})"
         if wrong:
             path = manifest_file(folder, fingerprint)
             raise UserError(f"{path} does not fit the data: {wrong}; copy that again, or run scripts/embed.py again")
