@@ -4,7 +4,8 @@
     accelerate launch --multi_gpu scripts/embed.py --data my/shards --clip ViT-L-14 --pretrained openai --texts
     python scripts/embed.py --clip ViT-L-14 --pretrained openai --dry-run --pairs 400e6 --price 2 --gpus 8
 
-Run again, it goes on where it was: finished shards are passed over. The last prints what it would take, and writes nothing.
+The CLIP is told as the config of the training tells it: --unit-variance where that has clip.unit_variance: true. Run again, it
+goes on where it was: finished shards are passed over. The last prints what it would take, and writes nothing.
 """
 
 import argparse
@@ -18,7 +19,7 @@ def main(argv=None):
     parser.add_argument("--data", metavar="DIR", help="a folder of shards")
     parser.add_argument("--clip", required=True, help="an OpenCLIP folder, a hub id, or an OpenCLIP name")
     parser.add_argument("--pretrained", metavar="TAG", help="of an OpenCLIP name's weights")
-    parser.add_argument("--raw", action="store_true", help="embeddings as they are, for clip.unit_variance=false")
+    parser.add_argument("--unit-variance", action="store_true", help="where the config has clip.unit_variance: true")
     parser.add_argument("--split", help="of the shards (default: all)")
     parser.add_argument("--texts", action="store_true", help="captions as well: their embeddings and token states")
     parser.add_argument("--workers", type=int, help="processes that decode (default: the cores, or one without a GPU)")
@@ -36,7 +37,7 @@ def main(argv=None):
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers is {args.workers}: give 0 or more")
     shared = dict(
-        data=args.data, clip_name=args.clip, pretrained=args.pretrained, unit_variance=not args.raw, split=args.split,
+        data=args.data, clip_name=args.clip, pretrained=args.pretrained, unit_variance=args.unit_variance, split=args.split,
         texts=args.texts, workers=args.workers, device=args.device, dtype=args.dtype,
     )  # fmt: skip
     plan = dict(pairs=args.pairs, rate=args.rate, price=args.price, gpus=args.gpus)

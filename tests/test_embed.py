@@ -43,7 +43,8 @@ def folder(tmp_path):
 @pytest.fixture
 def script(run_script, model_files):
     """Run scripts/embed.py with the tiny CLIP: (exit code, stdout lines, stderr lines)."""
-    return lambda *argv: run_script("embed", "--clip", model_files / "clip", "--device", "cpu", *argv)
+    usual = ("--clip", model_files / "clip", "--device", "cpu", "--unit-variance")
+    return lambda *argv: run_script("embed", *usual, *argv)
 
 
 def digests(folder, pattern=FILES):
@@ -106,9 +107,9 @@ def test_in_bfloat16_they_point_the_same_way_and_have_the_same_name(script, fold
     assert json.loads(manifest_file(folder, clip.image_fingerprint()).read_text())["computed_in"] == ["bfloat16"]
 
 
-def test_raw_embeddings_have_files_of_their_own(script, folder, model_files):
+def test_without_unit_variance_as_configs_have_it(run_script, folder, model_files):
     raw = FrozenCLIP(model_files / "clip").whole()
-    assert script("--data", folder, "--raw")[0] == 0
+    assert run_script("embed", "--clip", model_files / "clip", "--device", "cpu", "--data", folder)[0] == 0
     pixels = to_float(load_table(folder, "train", SIZE).images[:5])
     found = read_embeddings(folder / "00000.tar", raw.image_fingerprint()).image_embed[:, 0].float()
     torch.testing.assert_close(found, raw.encode_image(pixels), atol=2e-3, rtol=1e-3)
