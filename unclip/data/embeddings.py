@@ -2,7 +2,8 @@
 
 For a shard `0.tar` the file `0.FINGERPRINT.safetensors` holds `image_embed`, float16 (N, 2, D): of each picture and of
 its mirror image, in the convention of the FrozenCLIP whose image tower's fingerprint it names. The sample keys, and the
-size of the shard that they were computed from, stand in the metadata.
+size of the shard that they were computed from, stand in the metadata. Files that a training lacks are made at its start;
+`scripts/embed.py` makes those of a large set ahead.
 """
 
 from collections.abc import Mapping
