@@ -78,6 +78,12 @@ class FrozenCLIP(nn.Module):
     def _what(self):
         return f"CLIP {self._name} {self._pretrained or ''}".strip()
 
+    @property
+    def identity(self):
+        """What it was called by, and its convention: the Args, as a dict."""
+        name = self._name.removeprefix("local-dir:")
+        return {"name": name, "pretrained": self._pretrained, "unit_variance": self.unit_variance}
+
     def _load(self):
         """The whole model, as OpenCLIP builds it."""
         open_clip, name, pretrained = import_open_clip(), self._name, self._pretrained

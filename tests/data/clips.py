@@ -6,7 +6,7 @@ import torch
 class RampClip:
     """An embedding is the mean of the left and of the right half, and of the second channel."""
 
-    device, image_size, embed_dim, squash = torch.device("cpu"), 8, 3, False
+    device, dtype, image_size, embed_dim, squash = torch.device("cpu"), torch.float32, 8, 3, False
 
     def __init__(self):
         self.calls, self.captions = 0, []

@@ -128,7 +128,7 @@ def test_a_disk_that_takes_nothing_is_said_once_a_shard(folder, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unclip.data.embeddings.save_file", full)
+    monkeypatch.setattr("unclip.data.beside.save_file", full)
     table, lines = load_table(folder, "train", 8), Lines()
     attach_embeddings(table, RampClip(), lines)
     assert table.image_embed is not None and len(lines) == 2 and "No space left" in lines[0]

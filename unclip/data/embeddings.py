@@ -2,23 +2,23 @@
 
 For a shard `0.tar` the file `0.FINGERPRINT.safetensors` holds `image_embed`, float16 (N, 2, D): of each picture and of
 its mirror image, in the convention of the FrozenCLIP whose image tower's fingerprint it names. The sample keys, and the
-size of the shard that they were computed from, stand in the metadata.
+size of the shard that they were computed from, stand in the metadata. Files that a training lacks are made at its start;
+`scripts/embed.py` makes those of a large set ahead.
 """
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import new_file
+from .beside import read_beside, write_beside
+from .encoding import encoded_shards
 from .images import decode, to_float
-from .shards import image_bytes, read_samples
-from .skipped import Skipped
+from .shards import image_bytes
 
 
 class ShardEmbeddings(Mapping):
@@ -74,10 +74,8 @@ def shard_embeddings(shard, clip, fingerprint, say=print):
     if found is not None:
         return found
     keys, embeds = embed_shard(shard, clip)
-    metadata = {"keys": json.dumps(keys), "shard_bytes": str(Path(shard).stat().st_size)}
     try:
-        with new_file(embeddings_file(shard, fingerprint)) as temporary:
-            save_file({"image_embed": embeds}, temporary, metadata=metadata)
+        write_beside(shard, embeddings_file(shard, fingerprint), keys, {"image_embed": embeds}, dtype_name(clip))
     except (OSError, SafetensorError) as error:
         say(f"cannot keep the embeddings of {shard} ({error}): they are computed anew in every run")
     return ShardEmbeddings(keys, embeds)
@@ -86,40 +84,59 @@ def shard_embeddings(shard, clip, fingerprint, say=print):
 def read_embeddings(shard, fingerprint):
     """The ShardEmbeddings of the file beside a shard, mapped and not yet read; None where there is none, or one of another
     shard."""
-    try:
-        with safe_open(embeddings_file(shard, fingerprint), "pt") as file:
-            metadata, size = file.metadata(), str(Path(shard).stat().st_size)
-            keys, embeds = json.loads(metadata["keys"]), file.get_tensor("image_embed")
-            if metadata.get("shard_bytes", size) != size or len(keys) != len(embeds):
-                return None
-            return ShardEmbeddings(keys, embeds)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
-        return None  # not there yet, or cut off
+    keys, tensors = read_beside(shard, embeddings_file(shard, fingerprint)) or ([], {})
+    embeds = tensors.get("image_embed")
+    return None if embeds is None or len(keys) != len(embeds) else ShardEmbeddings(keys, embeds)
 
 
 def embeddings_file(shard, fingerprint):
     return Path(shard).with_suffix(f".{fingerprint}.safetensors")
 
 
-def embed_shard(shard, clip, batch_size=256):
+def embed_shard(shard, clip):
     """Encode the pictures of a shard and their mirror images: (keys, float16 (N, 2, D))."""
-    keys, images, embeds, skipped = [], [], [], Skipped()
+    pictures = Pictures.of(clip)
+    with tqdm(desc=f"CLIP embeddings of {Path(shard).name}", unit="images") as bar:
+        ((_, encoded, _),) = encoded_shards([(shard, [pictures])], clip, progress=bar.update)
+    keys, tensors = encoded[pictures]  # whoever reads the shard for training reports what was skipped
+    return keys, tensors["image_embed"]
 
-    def encode():
-        pixels = to_float(torch.stack(images)).to(clip.device, memory_format=torch.channels_last)
+
+def dtype_name(clip):
+    """In what a CLIP computes: "float32", "bfloat16"."""
+    return str(clip.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The kind of content (see encoding.py) that a shard's pictures are, for a CLIP that sees them so large."""
+
+    size: int
+    squash: bool
+    unit, counted = "pictures", "image_embed"  # what there is one of to each row, and the tensor of these rows
+
+    @classmethod
+    def of(cls, clip):
+        return cls(clip.image_size, clip.squash)
+
+    @staticmethod
+    def fingerprint(clip):
+        return clip.image_fingerprint()
+
+    file, read = staticmethod(embeddings_file), staticmethod(read_embeddings)
+
+    def contents(self, sample):
+        return [decode(image_bytes(sample), self.size, self.squash)]
+
+    def batch(self, contents):
+        return torch.stack(contents)                                                     # uint8 (B, 3, S, S)
+
+    @property
+    def blank(self):
+        return torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+
+    def encode(self, clip, pictures):
+        """uint8 (B, 3, S, S) -> {"image_embed": float16 (B, 2, D)}, of each and of its mirror image."""
+        pixels = to_float(pictures.to(clip.device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
         both = [clip.encode_image(view) for view in (pixels, pixels.flip(-1))]
-        embeds.append(torch.stack(both, dim=1).half().cpu())
-        images.clear()
-
-    for sample in tqdm(read_samples([shard], skipped), desc=f"CLIP embeddings of {Path(shard).name}", unit="images"):
-        try:
-            images.append(decode(image_bytes(sample), clip.image_size, clip.squash))
-        except Exception as error:  # whoever reads the shard for training skips and reports it
-            skipped(error)
-            continue
-        keys.append(sample["__key__"])
-        if len(images) == batch_size:
-            encode()
-    if images:
-        encode()
-    return keys, torch.cat(embeds) if embeds else torch.zeros(0, 2, clip.embed_dim, dtype=torch.float16)
+        return {"image_embed": torch.stack(both, dim=1).half().cpu()}

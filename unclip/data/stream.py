@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import signal
 from itertools import count
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import UserError
 from .embeddings import read_embeddings
+from .encoding import leave_signals
 from .remote import shard_name
 from .shards import read_samples
 from .skipped import Bad, Skipped
@@ -188,9 +188,3 @@ def share_of(reader, readers, epoch, count, seed):
 def names_digest(shards):
     """A few letters that stand for the names of shards, wherever they lie."""
     return hashlib.sha256("\n".join(shard_name(s) for s in shards).encode()).hexdigest()[:16]
-
-
-def leave_signals(worker):
-    """Ctrl-C and SIGTERM are for the main process, which ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,6 +8,7 @@ from ..data.best import best_rows
 from ..data.captions import ClassCaptions
 from ..data.embeddings import attach_embeddings, embeddings_file, read_embeddings, shard_embeddings
 from ..data.remote import is_remote, remote_shards, shard_name
+from ..data.manifest import check_manifest
 from ..data.shards import estimated_samples, find_shards, has_split
 from ..data.stream import StreamBatches
 from ..data.table import TableBatches, load_shards, make_batch
@@ -119,6 +120,8 @@ class Source:
         """Make the embeddings that are missing, each process those of its share of the shards."""
         if self.clip is None:
             return
+        if self.state.is_main_process:
+            check_manifest(self.config.data.folder, self.clip)
         fingerprint = self.clip.image_fingerprint()
         for shard in shards[self.state.process_index :: self.state.num_processes]:
             shard_embeddings(shard, self.clip, fingerprint, self.say)
