@@ -11,6 +11,7 @@ from .data.images import to_float
 from .data.truth import truth_of
 from .openclip.building import build_clip, save_clip
 from .openclip.tokenizer import clip_tokenizer
+from .precision import in_float32
 
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
 PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -37,7 +38,7 @@ def contrastive_loss(image_embed, text_embed, logit_scale, truth=None):
     Returns:
         The loss of each pair, (B,).
     """
-    with torch.autocast(image_embed.device.type, enabled=False):  # half precision is too coarse for cosines times 100
+    with in_float32(image_embed.device):  # half precision is too coarse for cosines times 100
         logits = logit_scale * F.normalize(image_embed, dim=-1) @ F.normalize(text_embed, dim=-1).T  # (B, B)
     if truth is None:
         truth = 2 * torch.eye(len(logits), device=logits.device) - 1
