@@ -105,7 +105,7 @@ def table(found):
     card = f"{found['gpus']} x {found['gpu']}, {found['strategy']}, {found['precision']}"
     all_parts = ", ".join(f"{part} {count / 1e6:,.1f} M" for part, count in found["parts"].items())
     lines = [
-        f"{found['config']}: a {found['kind']} of {found['parameters'] / 1e6:,.1f} M parameters ({all_parts})",
+        f"{found['config']}: {found['kind']} of {found['parameters'] / 1e6:,.1f} M parameters ({all_parts})",
         f"{card}, {found['batch']} samples a pass on each, {batch:,} a step; computed on paper, not measured",
         "",
         "| a step, on each GPU | " + " | ".join(ways) + " |",
