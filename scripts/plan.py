@@ -4,8 +4,10 @@
     python scripts/plan.py configs/dalle2/decoder-h14.yaml --gpus 64 --gpu a100-80 --strategy fsdp --batch 16
     python scripts/plan.py configs/pocket/prior.yaml --set clip.name=data/pocket/clip --gpu rtx4090 --json plan.json
 
-The model and its step are run without numbers, so this takes seconds and little memory. The time is what the step's FLOP
-would take at a share of what the card can do at most (--utilisation), a share that is assumed: measure yours.
+The model and its step are run without numbers, so this takes seconds and little memory. Of the memory, `buckets` are what
+gradients are sent in, `gathered` the weights that are together for the layer at work, `casts` the weights in half precision
+that wait for the backward pass, `frozen` a CLIP or a teacher. Captions are as long as they can be. The time is what the FLOP
+take at a share of what the card can do at most (--utilisation), a share that is assumed: measure yours.
 """
 
 import argparse

@@ -33,7 +33,8 @@ def test_every_storage_once_and_no_weights():
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("make, keys", [
     (lambda: Upsampler(unet=CONVOLUTIONS, image_size=8, scale=2), ["image"]),
-    (lambda: Upsampler(unet={**CONVOLUTIONS, "channels": 32, "norm": "group"}, image_size=8, scale=4, max_noise=0.0), ["image"]),
+    (lambda: Upsampler(unet={**CONVOLUTIONS, "channels": 32, "norm": "group"}, image_size=8, scale=4, max_noise=0.0,
+                       max_blur=0.0), ["image"]),
     (lambda: Decoder(unet={**UNET, "attention_levels": [], "middle_attention": False}, image_size=8, embed_dim=D,
                      image_tokens=0), ["image", "image_embed"]),
     (lambda: DiffusionPrior(embed_dim=D, transformer=TRANSFORMER), None),

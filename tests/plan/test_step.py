@@ -16,6 +16,7 @@ from unclip.training.config import OptimizerConfig
 from unclip.upsampler import Upsampler
 
 CLIP = "clip.name=data/pocket/clip"
+SMALL = ["optimizer.name=adamw", "model.unet.channels=32", "model.unet.num_res_blocks=1"]
 
 
 def made(model, x, optimizer="adamw", beside=lambda: None):
@@ -33,7 +34,8 @@ def test_flop_of_a_linear_layer_and_a_convolution():
     convolution = made(nn.Conv2d(4, 6, 3, padding=1, device="meta"), image)
     assert step_of(convolution, torch.bfloat16).passes["plain"].flops == 3 * (2 * 2 * 100 * 9 * 4 * 6)
     beside = nn.Linear(8, 16, device="meta")
-    helped = made(nn.Linear(8, 16, device="meta"), torch.empty(5, 8, device="meta"), beside=lambda: beside(torch.empty(5, 8, device="meta")))
+    x = torch.empty(5, 8, device="meta")
+    helped = made(nn.Linear(8, 16, device="meta"), x, beside=lambda: beside(x))
     assert step_of(helped).passes["plain"].flops == 3 * (2 * 5 * 8 * 16)
 
 
@@ -62,7 +64,7 @@ def test_parameters_are_those_of_the_real_module(name, overrides, part):
     assert all(tensor.is_meta for tensor in found.model.parameters())
 
 
-def test_a_step_on_meta_has_the_flop_of_one_with_numbers(batch):
+def test_a_step_on_meta_has_the_flop_of_one_with_numbers():
     """The loss of a prior, in float32: the processor attends by plain products, which are counted alike."""
     found = subject("configs/mine/prior.yaml", ["train.batch_size=3", "optimizer.name=adamw"])
     found.beside = lambda: None
@@ -77,13 +79,14 @@ def test_a_step_on_meta_has_the_flop_of_one_with_numbers(batch):
 
 
 def test_checkpointing_keeps_less_and_computes_more():
-    passes = step_of(subject("configs/pocket/upsampler.yaml", ["train.batch_size=8"]), torch.bfloat16).passes
+    passes = step_of(subject("configs/pocket/upsampler.yaml", SMALL), torch.bfloat16).passes
     plain, checkpointed = passes["plain"], passes["checkpointed"]
     assert checkpointed.kept < 0.6 * plain.kept and 1 < checkpointed.flops / plain.flops < 4 / 3
     assert checkpointed.casts < plain.casts
 
 
 def test_what_is_kept_grows_with_the_batch():
-    one, two = (step_of(subject("configs/pocket/upsampler.yaml", [f"train.batch_size={n}"])).passes["plain"] for n in (4, 8))
+    subjects = (subject("configs/pocket/upsampler.yaml", [*SMALL, f"train.batch_size={n}"]) for n in (4, 8))
+    one, two = (step_of(small).passes["plain"] for small in subjects)
     assert two.flops == 2 * one.flops
     assert two.kept == pytest.approx(2 * one.kept, rel=0.01)

@@ -1,6 +1,5 @@
 """From any training config to its model, on the meta device, and a batch for it: shapes, and not a number in memory."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,18 +9,19 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from ..bare import bare
-from ..config import load_config
+from ..config import check, load_config
 from ..data.captions import ClassCaptions
 from ..decoder import Decoder
 from ..distillation import Distillation
 from ..errors import UserError
 from ..hub import model_folder
-from ..model_index import read_clip_entry
+from ..model_index import INDEX, read_index
 from ..openclip.architecture import architecture_of, sizes_of
 from ..openclip.building import build_clip
 from ..part import CONFIG
+from ..pipeline import Settings
 from ..prior import DiffusionPrior
-from ..training.distillation import DistillRun
+from ..training.distillation import GUIDANCE, DistillRun
 from ..training.runs import ClipRun, DecoderRun, PriorRun, UpsamplerRun, build, settle
 from ..upsampler import Upsampler
 
@@ -67,7 +67,7 @@ def subject(path, overrides=()):
 
 def of_prior(path, overrides):
     config = load_config(PriorRun, path, overrides)
-    clip, sizes = encoder(config.clip)
+    clip, sizes = encoder(config.clip.name)
     settle(config.model, "embed_dim", sizes.embed_dim, "model", path)
     settle(config.model.transformer, "text_dim", sizes.text_width, "model.transformer", path)
     settle(config.model.transformer, "text_length", sizes.text_length, "model.transformer", path)
@@ -79,7 +79,7 @@ def of_prior(path, overrides):
 
 def of_decoder(path, overrides):
     config = load_config(DecoderRun, path, overrides)
-    clip, sizes = encoder(config.clip)
+    clip, sizes = encoder(config.clip.name)
     settle(config.model, "embed_dim", sizes.embed_dim, "model", path)
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
     texts, beside = {}, nothing
@@ -97,7 +97,7 @@ def of_upsampler(path, overrides):
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
     frozen, embed = {}, {}
     if config.clip is not None:
-        frozen["CLIP"], sizes = encoder(config.clip)
+        frozen["CLIP"], sizes = encoder(config.clip.name)
         settle(config.model, "embed_dim", sizes.embed_dim, "model", path)
     with bare():
         if config.model.embed_dim is not None:
@@ -135,14 +135,15 @@ def of_clip(path, overrides):
 def of_distillation(path, overrides):
     config = load_config(DistillRun, path, overrides)
     folder, size = model_folder(config.teacher), config.train.batch_size
-    name = read_clip_entry(folder)["name"]
-    clip, sizes = encoder_called(folder / name if (folder / name).is_dir() else name)
+    index = read_index(folder)
+    name = index["clip"]["name"]
+    clip, sizes = encoder(folder / name if (folder / name).is_dir() else name)
     teacher = Decoder._from_config(folder / "decoder" / CONFIG)
-    options = config.student.model_dump()
-    for name, default in (("guidance_scale", 2.0), ("guidance_start", 0.0), ("guidance_end", 1.0)):
-        options[name] = default if options[name] is None else options[name]
+    defaults = check(Settings, index["defaults"], folder / INDEX)
+    guidance = {name: getattr(defaults, name) for name in GUIDANCE}
+    settle(config.data, "image_size", teacher.image_size, "data", path, "the teacher's")
     with bare():
-        model = build(Distillation, config, path, teacher, **options)
+        model = build(Distillation, config, path, teacher, **(guidance | config.student.model_dump(exclude_none=True)))
         text = captions(config, sizes) if teacher.text_to_tokens is not None else {}
         text = {key: value for key, value in text.items() if not key.startswith("null_")}
         images = torch.empty(size, 3, teacher.image_size, teacher.image_size)
@@ -182,12 +183,8 @@ def nothing():
     pass
 
 
-def encoder(named):
-    """The CLIP that an EncoderConfig names, without weights, and its `Sizes`."""
-    return encoder_called(named.name)
-
-
-def encoder_called(name):
+def encoder(name):
+    """The CLIP of a name, without weights, and its `Sizes`."""
     architecture = architecture_of(name)
     sizes = sizes_of(architecture, name)
     with bare():

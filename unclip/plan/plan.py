@@ -20,7 +20,7 @@ def plan(path, overrides=(), *, gpus=1, gpu="h100", strategy="ddp", utilisation=
     """{"config", "kind", "parameters", "parts", ..., "ways": {"plain", "checkpointed": figures}} of a training config.
 
     gpus: how many, each with a batch of its own; gpu: a key of `CARDS`; strategy: of `STRATEGIES`; utilisation: the share of
-    the card's peak that a step reaches.
+    the card's peak that a step reaches. Memory is a sum, as if gradients and activations were all there at the same time.
 
     Raises:
         UserError: see `models.subject`; or no such card, strategy, number of GPUs or utilisation.
@@ -115,7 +115,7 @@ def table(found):
     def row(name, text):
         lines.append(f"| {name} | " + " | ".join(text(one) for one in ways.values()) + " |")
 
-    row("TFLOP, forward and backward", lambda one: f"{one['flops'] / 1e12:,.3g}")
+    row("TFLOP", lambda one: f"{one['flops'] / 1e12:,.3g}")
     for name in next(iter(ways.values()))["memory"]:
         row(f"{name}, GB", lambda one: f"{one['memory'][name] / GB:,.2f}")
     row(f"memory in all, of {found['memory_of_gpu'] / GB:.0f} GB",
