@@ -24,7 +24,7 @@ KINDS = {
     "upsampler": (runs.UpsamplerRun, Upsampler),
 }
 FROM_THE_CLIP = {"embed_dim": 768}
-CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
+CONFIGS = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.parent.name != "accelerate")
 OF_PARTS = [path for path in CONFIGS if path.stem != "distill"]
 
 
@@ -61,12 +61,3 @@ def test_a_config_distils_the_decoder_of_its_teacher():
     teacher = Decoder.from_pretrained(model_folder(config.teacher) / "decoder")
     student = Distillation(teacher, **{**config.student.model_dump(), "guidance_scale": 2.0}).student
     assert student.step_counts == [4, 2, 1] and config.data.image_size == teacher.image_size
-
-
-def test_the_papers_upsamplers_have_its_sizes():
-    """Ramesh et al. 2022, appendix C: 700 M and 300 M parameters."""
-    for name, millions in (("upsampler-256", 700), ("upsampler-1024", 300)):
-        options = load_config(runs.UpsamplerRun, ROOT / f"configs/paper/{name}.yaml").model.model_dump(exclude_none=True)
-        with torch.device("meta"):
-            count = sum(p.numel() for p in Upsampler(**options).parameters())
-        assert abs(count / 1e6 - millions) < 0.1 * millions

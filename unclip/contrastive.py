@@ -12,6 +12,7 @@ from .data.truth import READ_BY_TRUTH, truth_of
 from .gathering import gathered, gathered_lists, own_rows, processes
 from .openclip.building import build_clip, save_clip
 from .openclip.tokenizer import clip_tokenizer
+from .precision import in_float32
 
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
 PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -39,7 +40,7 @@ def contrastive_loss(image_embed, text_embed, logit_scale, truth=None, rows=slic
     Returns:
         The loss of each of these pairs, (b,).
     """
-    with torch.autocast(image_embed.device.type, enabled=False):  # half precision is too coarse for cosines times 100
+    with in_float32(image_embed.device):  # half precision is too coarse for cosines times 100
         image, text = F.normalize(image_embed, dim=-1), F.normalize(text_embed, dim=-1)
         to_texts, to_images = logit_scale * image[rows] @ text.T, logit_scale * text[rows] @ image.T  # (b, B)
     if truth is None:

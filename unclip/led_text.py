@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from .contrastive import ContrastiveCLIP
 from .data.means import MeanEmbeddings
+from .precision import in_float32
 
 
 class LedText(ContrastiveCLIP):
@@ -45,5 +46,5 @@ class LedText(ContrastiveCLIP):
         """
         led_to = batch["mean" if self.training else "image_embed"]
         text_embed = self.clip.encode_text(batch["tokens"].to(self.pixel_stats.device)).float()
-        with torch.autocast(text_embed.device.type, enabled=False):
+        with in_float32(text_embed.device):
             return 1 - F.cosine_similarity(text_embed, led_to.to(text_embed.device), dim=-1), None

@@ -1,5 +1,7 @@
 """Where bfloat16 pays: in hardware. Elsewhere it is emulated, and float32 is many times as fast."""
 
+import contextlib
+
 import torch
 
 
@@ -29,3 +31,9 @@ def chosen_dtype(name, device):
     if name == "auto":
         return "bfloat16" if bfloat16_is_fast(device) else "float32"
     return name
+
+
+def in_float32(device):
+    """While it lasts, nothing on a torch device is computed in half precision, whatever surrounds it."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()

@@ -11,6 +11,7 @@ from .data.images import to_float
 from .diffusion import Denoiser, Schedule, corrected, draw_timesteps, draws_on, noise_like, training_loss
 from .networks.embeddings import TimeEmbedding
 from .networks.unet import UNet
+from .precision import in_float32
 from .stage import Stage
 
 NOISE_STEPS = 1000  # a noise level of 0..1 is embedded as a timestep of 0..1000
@@ -127,7 +128,7 @@ class Upsampler(Stage):
         place = draws_on(self.device, generator)
         blur, level = torch.rand(2, len(x_0), generator=generator, device=place).to(self.device)         # (B,) in [0, 1)
         blur, level = self.max_blur * blur, self.max_noise * level
-        with torch.autocast(x_0.device.type, enabled=False):  # in float32, as `sample` does it
+        with in_float32(x_0.device):  # in float32, as `sample` does it
             low = gaussian_blur(low, blur, self.max_blur)
             low = noised(low, level, noise_like(low, generator))
             cond = self.conditions(low, level, batch.get("image_embed"))

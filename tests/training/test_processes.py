@@ -21,17 +21,18 @@ SCRIPT = Path(__file__).with_name("several.py")
 REPOSITORY = Path(__file__).parents[2]
 
 
-def launch(what, folder, processes, *options):
-    """`accelerate launch` of several.py: what its processes found."""
+def launch(what, folder, processes, kind, *options):
+    """`accelerate launch` of several.py by one of the ready-made configs: what its processes found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    shape = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", port, "--dynamo_backend", "no"]
+    config = ["--config_file", REPOSITORY / "configs" / "accelerate" / f"{kind}.yaml"]
+    shape = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", port]
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     outside = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
     done = subprocess.run(
-        [*accelerate, *shape, "--mixed_precision", "no", *options, SCRIPT, what, folder],
+        [*accelerate, *config, *shape, *options, SCRIPT, what, folder],
         env={**outside, **environment}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -50,7 +51,7 @@ def anew():
 @pytest.mark.parametrize("processes", [2, 4])
 def test_several_processes_are_one_with_the_same_batch(tmp_path, processes):
     """Weights and losses; and of a contrastive loss, where every pair meets those of the other processes, the gradients."""
-    found = launch("ddp", tmp_path, processes, "--multi_gpu")
+    found = launch("ddp", tmp_path, processes, "cpu")
     expected = several.ddp(tmp_path)
     anew()
     for one in found:
@@ -69,9 +70,8 @@ def test_several_processes_are_one_with_the_same_batch(tmp_path, processes):
 
 def test_in_pieces_it_is_the_same_and_one_process_reads_it(tmp_path):
     """FSDP, full shard: what it learns is what DDP learns, its checkpoint is whole, and one process goes on with it."""
-    in_pieces = launch("sharded", tmp_path, 2, "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy",
-                       "TRANSFORMER_BASED_WRAP")  # fmt: skip
-    whole = launch("sharded", tmp_path, 2, "--multi_gpu")
+    in_pieces = launch("sharded", tmp_path, 2, "nodes_fsdp", "--machine_rank", "0", "--main_process_ip", "127.0.0.1")
+    whole = launch("sharded", tmp_path, 2, "cpu")
     assert [one["in_pieces"] for one in in_pieces + whole] == [True, True, False, False]
     assert not in_pieces[1]["exported"] and in_pieces[0]["exported"].keys() == whole[0]["exported"].keys()
     for name, value in whole[0]["exported"].items():

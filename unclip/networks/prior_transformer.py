@@ -22,16 +22,14 @@ class TransformerBlock(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def project(self, x):                                                               # (B, N, W)
-        """Queries, keys and values, each (B, heads, N, D)."""
-        return split_heads(self.qkv(self.norm_1(x)), 3, self.heads)
-
     def forward(self, x, mask, past=None, wanted=slice(None)):                          # (B, N, W), (B, 1, N, M + N)
         """past: keys and values (B, 2, heads, M, D) of tokens before these; wanted: which tokens' results are read. Returns
-        those tokens (B, n, W), and the keys and values of all N."""
-        q, k, v = self.project(x)                                                       # (B, heads, N, D)
-        q, x, mask = q[:, :, wanted], x[:, wanted], mask[..., wanted, :]
+        those tokens (B, n, W), and the keys and values of all N; with wanted=None no tokens, None."""
+        q, k, v = split_heads(self.qkv(self.norm_1(x)), 3, self.heads)                  # (B, heads, N, D)
         own = torch.stack([k, v], dim=1)                                                # (B, 2, heads, N, D)
+        if wanted is None:
+            return None, own
+        q, x, mask = q[:, :, wanted], x[:, wanted], mask[..., wanted, :]
         seen = own if past is None else torch.cat([past, own], dim=3)                   # (B, 2, heads, M + N, D)
         out = attend(q, *seen.unbind(1), mask)                                          # (B, heads, N, D)
         x = x + self.proj_out(out.transpose(1, 2).flatten(2))                           # (B, N, W)
@@ -112,7 +110,7 @@ class PriorTransformer(Checkpointing):
         for block in self.blocks[:-1]:
             x, own = self.run(block, x, mask)
             memory.append(own)
-        memory.append(torch.stack(self.blocks[-1].project(x)[1:], dim=1))  # what comes after them, nobody reads
+        memory.append(self.run(self.blocks[-1], x, mask, None, None)[1])  # what comes after them, nobody reads
         return torch.stack(memory, dim=1)
 
     def denoise(self, x_t, t, memory, text_mask):

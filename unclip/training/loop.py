@@ -26,13 +26,12 @@ from .meter import Meter
 from .optimizers import build_optimizer, rate_at
 from .precision import chosen_precision
 from .processes import on_cpu
-from .sharding import gather_for_methods, shard_on_cpu, whole
+from .sharding import BLOCKS, gather_for_methods, shard_on_cpu, whole
 from .speed import allow_tf32, checkpoint_gradients, compile_networks
 from .stop import Stop
 from .trouble import KNOWN, Trouble
 
 BUCKETS = 5
-BLOCKS = {"ResBlock", "AttentionBlock", "TransformerBlock", "ResidualAttentionBlock"}
 
 
 def train(model, batches, val_batches, config, *, export, sample=None, metrics=None):

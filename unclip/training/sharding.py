@@ -9,6 +9,10 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
+# layers that FSDP gathers one by one, and lets go again; all else it keeps whole during a step. The last is OpenCLIP's
+BLOCKS = {"ResBlock", "AttentionBlock", "TransformerBlock", "ResidualAttentionBlock"}
+
+
 def in_pieces(tensors: dict) -> bool:
     """Whether any of them is."""
     return any(isinstance(v, DTensor) for v in tensors.values())
@@ -46,8 +50,8 @@ def put_back(module, state):
 def gather_for_methods(model):
     """Let layers that FSDP has in pieces be whole while what stands beside `forward` computes with their weights, too."""
     for module in model.modules():
-        for name in (name for name in ("read", "project") if isinstance(module, FSDPModule) and hasattr(module, name)):
-            register_fsdp_forward_method(module, name)
+        if isinstance(module, FSDPModule) and hasattr(module, "read"):
+            register_fsdp_forward_method(module, "read")
 
 
 def shard_on_cpu(accelerator):
@@ -55,5 +59,7 @@ def shard_on_cpu(accelerator):
     asked = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
         os.environ.setdefault("FSDP_VERSION", "2")
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        accelerator.state.distributed_type = DistributedType.FSDP
+        plugin = FullyShardedDataParallelPlugin()
+        if accelerator.mixed_precision != "no":
+            plugin.set_mixed_precision(accelerator.mixed_precision)
+        accelerator.state.fsdp_plugin, accelerator.state.distributed_type = plugin, DistributedType.FSDP

@@ -1,0 +1,50 @@
+"""Bytes a weight on each GPU, as the strategies' authors count them."""
+
+import pytest
+from torch import nn
+
+from unclip.networks.resblock import ResBlock
+from unclip.plan.memory import gathered, held
+
+N = 1000
+
+
+@pytest.fixture
+def model():
+    return nn.Linear(N, 1, bias=False, device="meta")
+
+
+def test_ddp_holds_all_of_it_on_each(model):
+    alone, many = (held(model, 70, 8 * N, "ddp", gpus, 2) for gpus in (1, 8))
+    assert alone == {"weights": 4 * N, "gradients": 4 * N, "moments": 8 * N, "EMA": 4 * N, "buckets": 0, "frozen": 70}
+    assert many == {**alone, "buckets": 4 * N}
+
+
+def test_fsdp_divides_all_but_what_is_gathered(model):
+    rows = held(model, 70, 8 * N, "fsdp", 8, 2)
+    assert rows == {"weights": N / 2, "gradients": N / 2, "moments": N, "EMA": N / 2, "gathered": 2 * N, "frozen": 70}
+
+
+def test_zero_has_16_bytes_a_weight_and_divides_12_14_or_all(model):
+    """Rajbhandari et al. 2020, "ZeRO", section 3.1 and figure 1: 2 + 2 + K with K = 12 in mixed precision."""
+    for strategy, whole in (("zero2", 2), ("zero3", 0)):
+        rows = held(model, 0, 8 * N, strategy, 8, 2)
+        assert rows["weights"] + rows["gradients"] + rows["moments"] == whole * N + (16 - whole) * N / 8
+        alone = held(model, 0, 8 * N, strategy, 1, 2)
+        assert alone["weights"] + alone["gradients"] + alone["moments"] == 16 * N
+        in_float32 = held(model, 0, 8 * N, strategy, 1, None)
+        assert in_float32["weights"] + in_float32["gradients"] + in_float32["moments"] == 16 * N
+
+
+def test_frozen_weights_have_no_gradients(model):
+    model.requires_grad_(False)
+    assert held(model, 0, 0, "ddp", 8)["gradients"] == 0
+
+
+def test_blocks_are_gathered_one_after_the_other():
+    def block(width):
+        return ResBlock(in_channels=width, out_channels=width, embed_dim=4, norm="layer", scale_shift=True, dropout=0.0)
+
+    small, large, rest = block(4), block(8), nn.Linear(4, 4)
+    counts = [sum(p.numel() for p in module.parameters()) for module in (rest, large)]
+    assert gathered(nn.ModuleList([small, large, rest])) == counts[0] + 3 * counts[1]
