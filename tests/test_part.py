@@ -157,7 +157,7 @@ def test_a_missing_or_empty_folder(tmp_path):
     (lambda t: t.pop("null_image"), "null_image"),
     (lambda t: t.update(extra_weight=torch.zeros(1)), "extra_weight"),
     (lambda t: t.update(null_image=torch.zeros(17)), "null_image"),
-    (lambda t: t.clear(), "unet"),
+    (lambda t: t.clear(), "null_image"),
 ])  # fmt: skip
 def test_weights_that_do_not_fit_are_named(saved, change, says):
     change_weights(saved, change)
