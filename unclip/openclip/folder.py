@@ -49,8 +49,8 @@ class PlainFolder(NamedTuple):
             UserError: they do not, or the tower knows fewer tokens than CLIP's tokenizer makes. Other errors: the config is of
                 no tower, or the file damaged.
         """
-        if self.model["text_cfg"]["vocab_size"] != VOCABULARY:
-            raise UserError(f"{self.file}: its text tower knows other tokens than CLIP's {VOCABULARY:,}: copy it again")
+        if self.model["text_cfg"]["vocab_size"] < VOCABULARY:
+            raise UserError(f"{self.file}: its text tower knows fewer tokens than CLIP has, {VOCABULARY:,}: copy it again")
         with safe_open(self.file, framework="pt") as file:
             with bare(len(file.keys())):
                 tower = TextTower(embed_dim=self.model["embed_dim"], **self.model["text_cfg"])
