@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import new_file
+from ..files import new_file, parse_json
 from .images import decode, to_float
 from .shards import Skipped, image_bytes, read_samples
 
@@ -70,7 +70,7 @@ def attach_embeddings(table, clip, say=print):
 def shard_embeddings(shard, clip, fingerprint, say=print):
     """The ShardEmbeddings of a shard, read from its file or computed and written."""
     found = read_embeddings(shard, fingerprint)
-    if found is not None:
+    if found is not None and found.image_embed.shape[2] == clip.embed_dim:
         return found
     keys, embeds = embed_shard(shard, clip)
     metadata = {"keys": json.dumps(keys), "shard_bytes": str(Path(shard).stat().st_size)}
@@ -88,10 +88,11 @@ def read_embeddings(shard, fingerprint):
     try:
         with safe_open(embeddings_file(shard, fingerprint), "pt") as file:
             metadata, size = file.metadata(), str(Path(shard).stat().st_size)
-            keys, embeds = json.loads(metadata["keys"]), file.get_tensor("image_embed")
-            if metadata.get("shard_bytes", size) != size or len(keys) != len(embeds):
+            keys, (count, *views) = parse_json(metadata["keys"]), file.get_slice("image_embed").get_shape()
+            right = file.get_slice("image_embed").get_dtype() == "F16" and len(views) == 2 and views[0] == 2
+            if metadata.get("shard_bytes", size) != size or len(keys) != count or not right:
                 return None
-            return ShardEmbeddings(keys, embeds)
+            return ShardEmbeddings(keys, file.get_tensor("image_embed"))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None  # not there yet, or cut off
 
