@@ -26,6 +26,9 @@ from .openclip.names import model_name
 from .openclip.tokenizer import clip_tokenizer, token_mask
 
 
+MAX_CAPTION = 4000  # characters that are tokenized, far more than any context holds
+
+
 @dataclass
 class TextEncoding:
     """What the text tower says of B captions.
@@ -153,7 +156,7 @@ class FrozenCLIP(nn.Module):
 
     def tokenize(self, captions):
         """List of B strings -> LongTensor (B, L), cleaned as OpenCLIP does (ftfy), cut at the context length."""
-        return self.tokenizer(list(captions)).to(self.device)
+        return self.tokenizer([beginning(caption) for caption in captions]).to(self.device)
 
     def num_tokens(self, caption):
         """How many tokens a caption has before it is cut, with its start and end."""
@@ -232,6 +235,11 @@ class FrozenCLIP(nn.Module):
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.flatten()[:: max(1, value.numel() // 256)].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:10]
+
+
+def beginning(caption):
+    """A caption, or as much of a very long one as can matter: a tokenizer takes its time for all of it."""
+    return caption if len(caption) <= MAX_CAPTION else " ".join(caption.split())[:MAX_CAPTION]
 
 
 def square_side(size):
