@@ -23,10 +23,7 @@ from .openclip.building import check_size
 from .openclip.folder import plain_folder
 from .openclip.library import import_open_clip, no_code, refusals, safetensors_only
 from .openclip.names import model_name
-from .openclip.tokenizer import clip_tokenizer, token_mask
-
-
-MAX_CAPTION = 4000  # characters that are tokenized, far more than any context holds
+from .openclip.tokenizer import beginnings, clip_tokenizer, token_mask
 
 
 @dataclass
@@ -156,7 +153,7 @@ class FrozenCLIP(nn.Module):
 
     def tokenize(self, captions):
         """List of B strings -> LongTensor (B, L), cleaned as OpenCLIP does (ftfy), cut at the context length."""
-        return self.tokenizer([beginning(caption) for caption in captions]).to(self.device)
+        return self.tokenizer(beginnings(captions)).to(self.device)
 
     def num_tokens(self, caption):
         """How many tokens a caption has before it is cut, with its start and end."""
@@ -235,11 +232,6 @@ class FrozenCLIP(nn.Module):
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.flatten()[:: max(1, value.numel() // 256)].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:10]
-
-
-def beginning(caption):
-    """A caption, or as much of a very long one as can matter: a tokenizer takes its time for all of it."""
-    return caption if len(caption) <= MAX_CAPTION else " ".join(caption.split())[:MAX_CAPTION]
 
 
 def square_side(size):

@@ -10,7 +10,7 @@ from .clip import resize, square_side
 from .data.images import to_float
 from .data.truth import truth_of
 from .openclip.building import build_clip, save_clip
-from .openclip.tokenizer import clip_tokenizer
+from .openclip.tokenizer import beginnings, clip_tokenizer
 
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
 PIXEL_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -165,7 +165,7 @@ class ContrastiveCLIP(nn.Module):
 
         batch: caption, a list of B strings, and what `truth_of` reads.
         """
-        return {**batch, "tokens": self.tokenizer(batch["caption"]), "truth": truth_of(batch)}
+        return {**batch, "tokens": self.tokenizer(beginnings(batch["caption"])), "truth": truth_of(batch)}
 
     @torch.no_grad()
     def bound_temperature(self):
