@@ -125,7 +125,7 @@ def test_a_folder_that_is_called_like_the_clip_is_not_taken_for_it(model, tmp_pa
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text(json.dumps({"clip": {"name": "ViT-B-32", "unit_variance": True}}))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="here that is a folder, and not the model's"):
+    with pytest.raises(UserError, match="here that is a folder, not the model's"):
         hub.load_clip("model")
 
 

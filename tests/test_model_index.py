@@ -122,8 +122,8 @@ def test_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize("name", [
-    "../other", "..", ".", "/etc", "/", "clip/..", "clip/../../other", "~/clip", "local-dir:/tmp", "local-dir:clip", "C:\\clip", "a/b/c", "",
-    "hf-hub:../x", "hf-hub:/etc/x", "clip\n", "\x1b[2J", "file:///etc",
+    "../other", "..", ".", "/etc", "/", "clip/..", "clip/../../other", "~/clip", "local-dir:/tmp", "local-dir:clip",
+    "C:\\clip", "a/b/c", "", "hf-hub:../x", "hf-hub:/etc/x", "clip\n", "\x1b[2J", "file:///etc",
 ])  # fmt: skip
 def test_an_index_names_no_path(tmp_path, name):
     """Nothing outside the model's folder, though it be there."""
@@ -136,7 +136,7 @@ def test_an_index_names_no_path(tmp_path, name):
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("name", ["clip", "ViT-B/32", "ViT-L-14-336", "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "xlm-roberta-base-ViT-B-32"])
+@pytest.mark.parametrize("name", ["clip", "ViT-B/32", "ViT-L-14-336", "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])
 def test_an_index_names_its_own_clip_or_one_of_open_clip(tmp_path, name):
     (tmp_path / "model_index.json").write_text(json.dumps({"clip": {"name": name, "unit_variance": True}}))
     assert read_clip_entry(tmp_path)["name"] == name

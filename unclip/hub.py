@@ -51,7 +51,7 @@ def load_clip(folder, device="cpu"):
     if name == "clip" and not (folder / name).is_dir():
         raise UserError(f"the model {folder} has no clip: copy it again, or train one with scripts/train_clip.py")
     if name != "clip" and Path(name).is_dir():
-        raise UserError(f"{folder} names the CLIP {name}, but here that is a folder, and not the model's: run from another folder")
+        raise UserError(f"{folder} names the CLIP {name}, but here that is a folder, not the model's: run from another folder")
     source = folder / name if name == "clip" else name
     clip = FrozenCLIP(source, entry["pretrained"], unit_variance=entry["unit_variance"], device=device)
     if entry["fingerprint"] not in (None, clip.fingerprint()):

@@ -83,7 +83,8 @@ def _read(folder):
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / INDEX} is damaged: copy or train the model again") from None
     if not CLIP_NAME.fullmatch(clip["name"]):
-        raise UserError(f"{folder / INDEX} names the CLIP {clip['name']!r}, a path: copy that CLIP to {folder / 'clip'}, and name it clip")
+        path = f"{folder / INDEX} names the CLIP {clip['name']!r}, a path"
+        raise UserError(f"{path}: copy that CLIP to {folder / 'clip'}, and name it clip")
     if (clip["pretrained"] or "").endswith(".safetensors") and clip["fingerprint"] is None:
         raise UserError(f"{folder / INDEX} names the file {clip['pretrained']!r} without its checksum: train the model again")
     return {"clip": clip, "defaults": defaults}

@@ -7,9 +7,9 @@ import struct
 from hypothesis import strategies as st
 
 STRANGE = [
-    None, True, False, 0, -1, 1, 2, 3, 7, 10**6, 10**9, 2**31, 2**63, 10**30, 10**400, -(10**9), 0.5, -0.0, 1e-300, 1e300, math.inf,
-    math.nan, "", "clip", "../..", "/etc", "a" * 300, "1", "\x00", "\x1b[2J\n", "\ud800", "..", "local-dir:/tmp", "cuda", [], {},
-    [1], [0], [-1], ["x"], [[]], {"x": 1}, [1, 2, 3], [10**9], {"": None}, [None] * 50,
+    None, True, False, 0, -1, 1, 2, 3, 7, 10**6, 10**9, 2**31, 2**63, 10**30, 10**400, -(10**9), 0.5, -0.0, 1e-300, 1e300,
+    math.inf, math.nan, "", "clip", "../..", "/etc", "a" * 300, "1", "\x00", "\x1b[2J\n", "\ud800", "..", "local-dir:/tmp",
+    "cuda", [], {}, [1], [0], [-1], ["x"], [[]], {"x": 1}, [1, 2, 3], [10**9], {"": None}, [None] * 50,
 ]  # fmt: skip
 
 values = st.one_of(
@@ -30,7 +30,8 @@ def damaged(draw, content, most=6):
         if kind == "flip" and at < len(content):
             content[at] ^= 1 << draw(st.integers(0, 7))
         elif kind == "set":
-            content[at : at + length] = bytes([draw(st.sampled_from([0, 1, 0x30, 0x7F, 0x80, 0xFF]))]) * len(content[at : at + length])
+            byte = draw(st.sampled_from([b"\0", b"\1", b"0", b"\x7f", b"\x80", b"\xff"]))
+            content[at : at + length] = byte * len(content[at : at + length])
         elif kind == "cut":
             del content[at : at + length]
         elif kind == "insert":

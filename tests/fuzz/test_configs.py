@@ -18,10 +18,15 @@ TEXTS = {name: (POCKET / f"{name}.yaml").read_bytes() for name in KINDS}
 BOMB = b"a: &a [x, x, x, x, x, x, x, x]\n" + b"".join(
     b"%c: &%c [*%c, *%c, *%c, *%c, *%c, *%c, *%c, *%c]\n" % (k, k, *[k - 1] * 8) for k in range(ord("b"), ord("z"))
 )
-MERGES = b"a: &a {x: 1}\n" + b"".join(b"%c: &%c {<<: [*%c, *%c, *%c]}\n" % (k, k, k - 1, k - 1, k - 1) for k in range(ord("b"), ord("z")))
-ODD = [BOMB, MERGES, BOMB + b"data: *y", MERGES + b"data: *y", b"[" * 200, b"a: &a [*a]", b"a: 2024-99-99", b"a: !!int x", b"a: !!python/object/apply:os.system [x]",
-       b"? [1]\n: 2", b"a: !!binary \xc3\xa9", b"1: 2", b"null: 1", b"2024-01-01: 1", b"a: " + b"1" * 5000, b"a: 0x" + b"f" * 50_000, b"!!set {a, b}", b"- x",
-       b"a: 190:20:30" + b":59" * 3000, b"&a a: *a", b"\xff\xfe", b"", b"x" * 300_000]  # fmt: skip
+MERGES = b"a: &a {x: 1}\n" + b"".join(
+    b"%c: &%c {<<: [*%c, *%c, *%c]}\n" % (k, k, k - 1, k - 1, k - 1) for k in range(ord("b"), ord("z"))
+)
+ODD = [
+    BOMB, MERGES, BOMB + b"data: *y", MERGES + b"data: *y", b"[" * 200, b"a: &a [*a]", b"a: 2024-99-99", b"a: !!int x",
+    b"a: !!python/object/apply:os.system [x]", b"? [1]\n: 2", b"a: !!binary \xc3\xa9", b"1: 2", b"null: 1", b"2024-01-01: 1",
+    b"a: " + b"1" * 5000, b"a: 0x" + b"f" * 50_000, b"!!set {a, b}", b"- x", b"a: 190:20:30" + b":59" * 3000, b"&a a: *a",
+    b"\xff\xfe", b"", b"x" * 300_000,
+]  # fmt: skip
 
 
 @st.composite
@@ -54,7 +59,8 @@ def paths(value, before=""):
 @st.composite
 def overrides(draw, name):
     key = draw(st.sampled_from(sorted(paths(yaml.safe_load(TEXTS[name])))) | st.text(max_size=12))
-    value = draw(values.map(lambda v: str(v) if small(v) else "9" * 5000) | st.text(max_size=12) | st.sampled_from(["*a", "&a", "[" * 200, "{", "!!x"]))
+    written = values.map(lambda v: str(v) if small(v) else "9" * 5000)
+    value = draw(written | st.text(max_size=12) | st.sampled_from(["*a", "&a", "[" * 200, "{", "!!x"]))
     return f"{key}{draw(st.sampled_from(['=', '', '.x=', '..=']))}{value}"
 
 

@@ -10,8 +10,9 @@ from unclip.outputs import slug
 from unclip.prompts import MAX_PROMPT, MAX_WEIGHT, Composition, checked, notes, parsed
 
 VOCABULARY = {"a", "photo", "of", "dog", "cat", "bridge", "butterfly"}
-PIECES = [" AND ", "AND", ":", "\\:", "\\", ":1.2", ":-.5", ":nan", ":1e9", ": 1_0", ":\u0663", " ", "\n", "\x00", "\u200b", "e\u0301", "&amp;",
-          "Ã©", "\U0001f600", "\ud800", "\u202e", "<|endoftext|>", "<start_of_text>", "dog", "a photo of a dog"]  # fmt: skip
+PIECES = [" AND ", "AND", ":", "\\:", "\\", ":1.2", ":-.5", ":nan", ":1e9", ": 1_0", ":\u0663", " ", "\n", "\x00", "\u200b",
+          "e\u0301", "&amp;", "Ã©",
+          "\U0001f600", "\ud800", "\u202e", "<|endoftext|>", "<start_of_text>", "dog", "a photo of a dog"]  # fmt: skip
 prompts = st.one_of(
     st.text(max_size=60),
     st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=12).map("".join),

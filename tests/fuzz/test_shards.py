@@ -1,6 +1,3 @@
-import tarfile
-
-import pytest
 import torch
 from data.pictures import png, write_tar
 from hypothesis import given
@@ -26,7 +23,8 @@ def tars(draw, folder):
         image = draw(st.just(png(len(files))) | damaged(png(1)))
         files.append((f"{key}.{draw(st.sampled_from(['png', 'PNG', 'jpg', 'b.png', 'x']))}", image))
         files.append((f"{key}.txt", draw(st.just(b"a dog\na cat") | st.binary(max_size=20))))
-        files.append((f"{key}.cls", draw(st.just(b"1") | st.sampled_from([b"-1", b"7", b"9" * 5000, b"", "\u0663".encode(), b"1\n"]))))
+        label = st.just(b"1") | st.sampled_from([b"-1", b"7", b"9" * 5000, b"", "\u0663".encode(), b"1\n"])
+        files.append((f"{key}.cls", draw(label)))
         if draw(st.booleans()):
             readings = [b'{"readings": {}}', b'{"readings": {"colour": []}}', b"[" * 5000, b'{"readings": 3}', b"\xff"]
             files.append((f"{key}.json", draw(st.sampled_from(readings))))

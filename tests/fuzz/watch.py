@@ -35,8 +35,10 @@ def _late(signum, frame):
 
 @contextlib.contextmanager
 def watched(folder):
-    """While it lasts, AssertionError at its end, or when it takes too long, for what `conftest.watch` says; memory is bounded."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else None
+    """While it lasts, memory is bounded. AssertionError for what `conftest.watch` says, or if it takes too long."""
+    used = None
+    if sys.platform == "linux":
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits, seen = resource.getrlimit(resource.RLIMIT_AS), []
     before = signal.signal(signal.SIGALRM, _late)
     signal.alarm(SECONDS)

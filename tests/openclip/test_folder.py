@@ -47,8 +47,10 @@ def changed_folder(model_files, tmp_path, **text):
     return folder
 
 
-@pytest.mark.parametrize("text", [{"layers": 10**6}, {"width": 10**9}, {"context_length": 10**9}, {"vocab_size": 10**9}, {"heads": 0},
-                                  {"vocab_size": 100}, {"layers": 2}, {"width": "24"}])  # fmt: skip
+@pytest.mark.parametrize("text", [
+    {"layers": 10**6}, {"width": 10**9}, {"context_length": 10**9}, {"vocab_size": 10**9}, {"heads": 0}, {"vocab_size": 100},
+    {"layers": 2}, {"width": "24"},
+])  # fmt: skip
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_config_that_does_not_fit_its_weights_is_refused_before_they_are_read(model_files, tmp_path, text, plain):
     folder = changed_folder(model_files, tmp_path, **text, **({} if plain else {"no_causal_mask": False}))

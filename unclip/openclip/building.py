@@ -47,7 +47,7 @@ def check_size(folder):
         model = build_clip(read_json(folder / FOLDER_CONFIG)["model_cfg"])
     asked = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if asked > 2 * sum(held) + SPARE_NUMBERS:
-        raise UserError(f"{folder / FOLDER_CONFIG} asks for {asked:,} numbers, but {file.name} holds {sum(held):,}: copy it again")
+        raise UserError(f"{folder / FOLDER_CONFIG} asks for {asked:,} numbers, {file.name} holds {sum(held):,}: copy it again")
 
 
 def save_clip(state, config, pixel_stats, folder):
