@@ -120,3 +120,28 @@ def test_settings_that_do_not_go_together(tmp_path, override, message):
     save_config(RunConfig(**RUN), tmp_path / "run.yaml")
     with pytest.raises(UserError, match=message):
         load_config(RunConfig, tmp_path / "run.yaml", [override])
+
+
+# ---- files of strangers ----------------------------------------------------------------------------------------------
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{k}: &{k} [{', '.join([f'*{chr(ord(k) - 1)}'] * 8)}]\n" for k in "bcdefghijklmnopqrstuvw"
+)
+
+
+@pytest.mark.parametrize("text, says", [
+    (LAUGHS, "more than 10,000 values"), (LAUGHS.replace("x, x", "*a, x"), "not YAML"),
+    ("lr: &a [*a]", "more than 10,000 values"), ("lr: " + "[" * 1000, "nested too deeply"),
+    ("# " + "x" * 300_000, "more than 256,000 bytes"), ("lr: 2024-13-45", "not YAML"), ("lr: !!int x", "not YAML"),
+    ("lr: " + "1" * 5000, "not YAML"), ("lr: !!python/object/apply:os.getcwd []", "not YAML"),
+    (GOOD + "fast: 0x" + "f" * 20_000, "fast = "), ("1: 2", "config.yaml: "),
+    ("name: [[[[[[[[[[1]]]]]]]]]]\n" + GOOD, "name = "), ('"\\e[2J": 1\n' + GOOD, "unknown key"),
+])  # fmt: skip
+def test_any_file_ends_in_one_line(load, text, says):
+    with pytest.raises(UserError, match=says) as error:
+        load(text)
+    assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
+def test_aliases_that_repeat_little_are_fine(load):
+    assert load("lr: 1\nmodel: {size: &n 8, network: {width: *n, levels: [*n, *n]}}").model.network.levels == [8, 8]

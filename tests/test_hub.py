@@ -118,3 +118,24 @@ def test_first_line():
     assert first_line(ValueError("\n  one \n\n two\nthree"), 2) == "one two"
     assert first_line(KeyError()) == first_line(KeyError(), 2) == "KeyError"
     assert len(first_line(ValueError("x" * 1000))) == 300
+
+
+def test_a_folder_that_is_called_like_the_clip_is_not_taken_for_it(model, tmp_path, monkeypatch):
+    shutil.copytree(model / "clip", tmp_path / "ViT-B-32")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps({"clip": {"name": "ViT-B-32", "unit_variance": True}}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="here that is a folder, not the model's"):
+        hub.load_clip("model")
+
+
+def test_links_of_the_hubs_cache_are_followed(model, tmp_path):
+    """A snapshot there is a folder of links to blobs beside it."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
+    blobs.mkdir()
+    for number, file in enumerate(f for f in model.rglob("*") if f.is_file()):
+        shutil.copyfile(file, blobs / str(number))
+        link = snapshot / file.relative_to(model)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blobs / str(number))
+    assert hub.load_clip(snapshot).fingerprint() == hub.load_clip(model).fingerprint()

@@ -119,3 +119,51 @@ def test_vocabulary(tmp_path):
     (tmp_path / "vocabulary.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match=r"vocabulary\.txt"):
         read_vocabulary(tmp_path)
+
+
+@pytest.mark.parametrize("name", [
+    "../other", "..", ".", "/etc", "/", "clip/..", "clip/../../other", "~/clip", "local-dir:/tmp", "local-dir:clip",
+    "C:\\clip", "a/b/c", "", "hf-hub:../x", "hf-hub:/etc/x", "clip\n", "\x1b[2J", "file:///etc",
+])  # fmt: skip
+def test_an_index_names_no_path(tmp_path, name):
+    """Nothing outside the model's folder, though it be there."""
+    (tmp_path / "other").mkdir()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"clip": {"name": name, "unit_variance": True}}))
+    with pytest.raises(UserError, match="names the CLIP .* a path") as error:
+        read_clip_entry(folder)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["clip", "ViT-B/32", "ViT-L-14-336", "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"])
+def test_an_index_names_its_own_clip_or_one_of_open_clip(tmp_path, name):
+    (tmp_path / "model_index.json").write_text(json.dumps({"clip": {"name": name, "unit_variance": True}}))
+    assert read_clip_entry(tmp_path)["name"] == name
+
+
+def test_every_name_of_open_clip_can_stand_in_an_index():
+    import open_clip
+
+    from unclip.model_index import CLIP_NAME
+
+    assert all(CLIP_NAME.fullmatch(name) for name in open_clip.list_models())
+
+
+@pytest.mark.parametrize("clip", [{"pretrained": 5}, {"pretrained": ["openai"]}, {"fingerprint": 1}, {"name": ["clip"]}])
+def test_an_index_of_wrong_types_is_damaged(tmp_path, clip):
+    entry = {"name": "clip", "unit_variance": True, **clip}
+    (tmp_path / "model_index.json").write_text(json.dumps({"clip": entry}))
+    with pytest.raises(UserError, match="is damaged"):
+        read_clip_entry(tmp_path)
+
+
+def test_a_file_of_weights_needs_its_checksum(tmp_path):
+    entry = {"name": "ViT-B-32", "pretrained": "/data/own.safetensors", "unit_variance": True}
+    for fingerprint, fine in ((None, False), ("0123456789", True)):
+        (tmp_path / "model_index.json").write_text(json.dumps({"clip": {**entry, "fingerprint": fingerprint}}))
+        if fine:
+            assert read_clip_entry(tmp_path)["pretrained"] == "/data/own.safetensors"
+        else:
+            with pytest.raises(UserError, match="without its checksum"):
+                read_clip_entry(tmp_path)

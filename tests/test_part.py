@@ -1,7 +1,9 @@
+import contextlib
 import copy
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,7 +159,7 @@ def test_a_missing_or_empty_folder(tmp_path):
     (lambda t: t.pop("null_image"), "null_image"),
     (lambda t: t.update(extra_weight=torch.zeros(1)), "extra_weight"),
     (lambda t: t.update(null_image=torch.zeros(17)), "null_image"),
-    (lambda t: t.clear(), "unet"),
+    (lambda t: t.clear(), "null_image"),
 ])  # fmt: skip
 def test_weights_that_do_not_fit_are_named(saved, change, says):
     change_weights(saved, change)
@@ -230,3 +232,85 @@ def test_a_hub_id_without_network_ends_in_one_line():
     with pytest.raises(UserError) as error:
         Decoder.from_pretrained("nobody/no-such-model")
     assert "nobody/no-such-model" in one_line(error)
+
+
+# ---- files of strangers ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("changes", [
+    {"image_size": 10**9}, {"image_size": -8}, {"image_size": 0}, {"embed_dim": 10**9}, {"image_tokens": 10**9},
+    {"num_timesteps": 10**12}, {"num_timesteps": 10**9}, {"unet": {"channels": 10**9}}, {"unet": {"channels": 2**15}},
+    {"unet": {"num_res_blocks": 10**6}}, {"unet": {"num_res_blocks": 60_000}}, {"unet": {"multipliers": ["x"]}},
+    {"unet": {"multipliers": [1] * 10**5}}, {"spacing": 5}, {"unet": {"channels": True}}, {"image_drop": float("nan")},
+    {"step_counts": [1] * 60_000},
+])  # fmt: skip
+def test_a_config_that_asks_for_too_much_takes_no_memory(saved, changes):
+    """Whatever it takes is taken under a bound: of 300 MB, of which a refusal needs next to nothing."""
+    config = json.loads((saved / "config.json").read_text())
+    unet = {**config["unet"], **changes.pop("unet", {})}
+    change_config(saved, unet=unet, **changes)
+    with at_most(300e6), pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "config.json" in one_line(error)
+
+
+@pytest.mark.parametrize("layers", [3, 50_000, 10**6])
+def test_a_prior_of_more_layers_than_its_file_holds(make_prior, tmp_path, layers):
+    make_prior().save(tmp_path / "prior")
+    config = json.loads((tmp_path / "prior" / "config.json").read_text())
+    change_config(tmp_path / "prior", transformer={**config["transformer"], "layers": layers})
+    with at_most(300e6), pytest.raises(UserError) as error:
+        DiffusionPrior.from_pretrained(tmp_path / "prior")
+    assert "config.json" in one_line(error)
+
+
+@contextlib.contextmanager
+def at_most(memory):
+    """While it lasts, this process may not take more memory than so many bytes beyond what it has."""
+    resource = pytest.importorskip("resource")
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (has + int(memory), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.parametrize("dtype", ["I16", "U16", "BOOL"])
+def test_weights_that_are_no_floating_point_numbers(saved, dtype):
+    shape = [32] if dtype == "BOOL" else [16]  # as many bytes
+    change_header(saved, lambda header: header["null_image"].update(dtype=dtype, shape=shape))
+    with pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "model.safetensors" in one_line(error)
+
+
+@pytest.mark.parametrize("change", [
+    lambda h: h["null_image"].update(shape=[10**12]), lambda h: h["null_image"].update(data_offsets=[0, 10**12]),
+    lambda h: h["null_image"].update(data_offsets=[2**64 - 1, 0]), lambda h: h["null_image"].update(shape=[2**32, 2**32]),
+    lambda h: h["null_image"].update(shape=[-16]),
+    lambda h: h.update(more={"dtype": "F16", "shape": [2**40], "data_offsets": [0, 2**41]}),
+])  # fmt: skip
+def test_a_header_that_lies_about_sizes(saved, change):
+    change_header(saved, change)
+    with at_most(300e6), pytest.raises(UserError) as error:
+        Decoder.from_pretrained(saved)
+    assert "model.safetensors is damaged" in one_line(error)
+
+
+def change_header(folder, change):
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+def test_a_deep_config_and_a_long_one(saved):
+    for content in ("[" * 100_000, '{"unet": ' * 100_000, json.dumps({"x": "y" * 20_000_000})):
+        (saved / "config.json").write_text(content)
+        with pytest.raises(UserError) as error:
+            Decoder.from_pretrained(saved)
+        assert "config.json is damaged" in one_line(error)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 from data.pictures import png, write_tar
@@ -154,3 +155,25 @@ def test_a_class_without_a_name_is_damage(two):
     (first / "captions.json").write_text(json.dumps({"names": [["poodle"], []], "nouns": [[], []]}))
     with pytest.raises(UserError, match="captions.json is damaged"):
         ClassCaptions.of_folder(first)
+
+
+@pytest.mark.parametrize("name", ["../../../n02389026_sorrel.jpg", "/n02389026_sorrel.jpg", "..\\n02389026_sorrel.jpg"])
+def test_names_in_a_zip_are_no_paths(collection, tmp_path, name):
+    with zipfile.ZipFile(collection, "a") as archive:
+        archive.writestr(name, png(9))
+    before = set(tmp_path.rglob("*"))
+    imagenet_samples(collection, tmp_path / "deep" / "out", say=quiet)
+    made = set(tmp_path.rglob("*")) - before
+    assert made and all(path.is_relative_to(tmp_path / "deep") for path in made)
+    assert not [p for p in Path("/").glob("n02389026*")]
+
+
+def test_what_unpacks_to_too_much_is_skipped(collection, tmp_path, monkeypatch):
+    """By what the zip says of the member; no more than that is unpacked."""
+    with zipfile.ZipFile(collection, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("n04000000_thing.jpg", bytes(3_000_000))
+    assert collection.stat().st_size < 100_000
+    monkeypatch.setattr("unclip.data.zips.MAX_MEMBER", 1_000_000)
+    lines = []
+    imagenet_samples(collection, tmp_path / "out", say=lines.append)
+    assert "skipped 1 corrupt" in lines[-1] and "3,000,000 bytes, 1,000,000 at most" in lines[-1]

@@ -12,16 +12,18 @@ two a model uses is written in its `model_index.json`.
 import functools
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from .openclip.building import check_size
 from .openclip.folder import plain_folder
-from .openclip.library import import_open_clip, refusals, safetensors_only
+from .openclip.library import import_open_clip, no_code, refusals, safetensors_only
 from .openclip.names import model_name
-from .openclip.tokenizer import clip_tokenizer, token_mask
+from .openclip.tokenizer import beginnings, clip_tokenizer, token_mask
 
 
 @dataclass
@@ -71,7 +73,8 @@ class FrozenCLIP(nn.Module):
                 self.squash = self._plain.preprocess.get("resize_mode") == "squash"
             else:
                 self._held = {"model": self._load().to(device)}
-                self.tokenizer = import_open_clip().get_tokenizer(name)
+                with no_code(self._what):
+                    self.tokenizer = import_open_clip().get_tokenizer(name)
                 self.squash = self.model.visual.preprocess_cfg.get("resize_mode") == "squash"
 
     @property
@@ -90,7 +93,9 @@ class FrozenCLIP(nn.Module):
         # OpenCLIP only warns where the weights of a tag were trained with another activation than the architecture
         # of that name has (every "openai" tag), and computes something slightly wrong.
         quick_gelu = bool(pretrained) and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
-        with refusals(self._what), safetensors_only(self._what):
+        with refusals(self._what), safetensors_only(self._what), no_code(self._what):
+            if name.startswith("local-dir:"):
+                check_size(Path(name.removeprefix("local-dir:")))
             model = open_clip.create_model(
                 name, pretrained, force_quick_gelu=quick_gelu, require_pretrained=True,
                 pretrained_text=False,  # no weights of a text tower alone in the place of missing ones
@@ -154,7 +159,7 @@ class FrozenCLIP(nn.Module):
 
     def tokenize(self, captions):
         """List of B strings -> LongTensor (B, L), cleaned as OpenCLIP does (ftfy), cut at the context length."""
-        return self.tokenizer(list(captions)).to(self.device)
+        return self.tokenizer(beginnings(captions)).to(self.device)
 
     def num_tokens(self, caption):
         """How many tokens a caption has before it is cut, with its start and end."""

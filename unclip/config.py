@@ -5,14 +5,19 @@ them from that signature (`signature_model`), so that they are written once.
 """
 
 import inspect
-from pathlib import Path
+import reprlib
 from typing import Optional, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from .errors import UserError, nearest
-from .files import new_file
+from .files import new_file, read_text
+
+MOST_VALUES = 10_000  # in a config, what its aliases repeat counted as often as it is repeated
+MOST_BYTES = 256_000  # of it: the reader takes seconds for as much
+QUOTED = reprlib.Repr()
+QUOTED.maxstring = QUOTED.maxother = 60
 
 
 class Strict(BaseModel):
@@ -40,13 +45,13 @@ def load_config(kind, path, overrides=()):
     """Read a YAML config as the type `kind`, with overrides such as "optimizer.lr=1e-3".
 
     Raises:
-        UserError: no such file, no YAML, an unknown key (names the nearest right one), or a wrong type.
+        UserError: no such file, no YAML or too much of it, an unknown key (names the nearest right one), or a wrong type.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = read_yaml(read_text(path, MOST_BYTES))
     except OSError:
         raise UserError(f"no config file {path}: see configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings")
@@ -70,9 +75,33 @@ def set_key(values, path, value):
 def parse(text):
     """A value as YAML reads it. (Numbers such as 1e-3, which YAML takes for text, become numbers where one belongs.)"""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return read_yaml(text)
+    except ValueError:
         return text
+
+
+def read_yaml(text):
+    """What a YAML text holds: plain values, lists and dicts.
+
+    Raises:
+        ValueError: it is no YAML, or has more than MOST_VALUES values. Aliases of aliases make a few lines into billions.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        around, count = [root], 0
+        while around:
+            node = around.pop()
+            inside = node if isinstance(node, tuple) else node.value if isinstance(node, yaml.CollectionNode) else ()
+            count += len(inside)  # a dict's are pairs
+            if count > MOST_VALUES:
+                raise ValueError(f"it has more than {MOST_VALUES:,} values")
+            around += inside
+        return None if root is None else loader.construct_document(root)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # a date or a number that is none fails in ways of its own
+        raise ValueError(str(error)) from None
 
 
 def check(kind, values, source="config"):
@@ -81,7 +110,7 @@ def check(kind, values, source="config"):
         return kind.model_validate(values)
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"])[:100]
         if first["type"] == "extra_forbidden":
             known = fields_at(kind, first["loc"][:-1])
             raise UserError(f"{source}: unknown key {place!r}{nearest(first['loc'][-1], known)}") from None
@@ -89,9 +118,16 @@ def check(kind, values, source="config"):
             raise UserError(f"{source}: {place!r} is missing") from None
         if first["type"] == "value_error":  # a check of ours, which names the setting itself
             raise UserError(f"{source}: {first['ctx']['error']}") from None
-        given = repr(first["input"])
-        given = given if len(given) <= 60 else f"{given[:57]}..."
-        raise UserError(f"{source}: {place} = {given}: {first['msg']}") from None
+        raise UserError(f"{source}: {place} = {quoted(first['input'])}: {first['msg']}") from None
+
+
+def quoted(value):
+    """A value as it is quoted in a message: shortened, and no number of thousands of digits, which Python does not write."""
+    try:
+        text = QUOTED.repr(value)
+    except ValueError:
+        text = "a number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def fields_at(kind, path):

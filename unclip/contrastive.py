@@ -11,7 +11,7 @@ from .data.images import to_float
 from .data.truth import READ_BY_TRUTH, truth_of
 from .gathering import gathered, gathered_lists, own_rows, processes
 from .openclip.building import build_clip, save_clip
-from .openclip.tokenizer import clip_tokenizer
+from .openclip.tokenizer import beginnings, clip_tokenizer
 from .precision import in_float32
 
 # ImageNet's pixel statistics, (mean, std) of channels in 0..1
@@ -174,7 +174,7 @@ class ContrastiveCLIP(nn.Module):
 
         batch: caption, a list of B strings, and what `truth_of` reads.
         """
-        return {**batch, "tokens": self.tokenizer(batch["caption"]), "truth": truth_of(batch)}
+        return {**batch, "tokens": self.tokenizer(beginnings(batch["caption"])), "truth": truth_of(batch)}
 
     @torch.no_grad()
     def bound_temperature(self):

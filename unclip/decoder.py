@@ -9,6 +9,7 @@ from .conditioning import check_share, drawn, drop_text, rows, text_and_null, te
 from .data.images import to_float
 from .diffusion import Denoiser, Schedule, draw_timesteps, during, guided, noise_like, thresholded, training_loss
 from .errors import UserError
+from .networks.sizes import check_sizes
 from .networks.unet import UNet
 from .stage import Stage
 
@@ -64,6 +65,8 @@ class Decoder(Stage):
         step_counts: Optional[list[int]] = None,
     ):
         super().__init__()
+        check_sizes(image_size=image_size, embed_dim=embed_dim, text_dim=text_dim, step_counts=step_counts)
+        check_sizes(0, image_tokens=image_tokens)
         check_share("image_drop", image_drop)
         check_share("text_drop", text_drop)
         if learned_variance != (vlb_weight > 0) or vlb_weight < 0:

@@ -2,14 +2,25 @@
 
 import difflib
 
+LONGEST = 1000
+
 
 class UserError(Exception):
-    """Bad input. Its message is one line that says what to do; scripts print it and end with exit code 2."""
+    """Bad input. Its message is one line that says what to do; scripts print it and end with exit code 2.
+
+    Whatever names it quotes from files: what does not print (line breaks, a terminal's commands) is escaped, and beyond
+    LONGEST characters it is cut.
+    """
+
+    def __init__(self, message):
+        text = str(message)
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 def nearest(word, known):
     """' (did you mean X?)' for the known word nearest to `word`, or '' where none is near."""
-    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:100], [str(k) for k in known], n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

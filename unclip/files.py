@@ -1,5 +1,6 @@
-"""Files: writing that leaves either the whole new one or what was there before; reading lists."""
+"""Files: writing that leaves either the whole new one or what was there before; reading lists and JSON."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
+
+MAX_TEXT = 16_000_000  # bytes of a file that is read as text: lists of words and captions, settings
 
 
 @contextmanager
@@ -68,9 +71,39 @@ def empty_folder(path):
 def read_lines(path):
     """The lines of a file, without empty ones and without remarks: a '#' at the start or after a space, and the rest."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except OSError:
         raise UserError(f"no file {path}: check its name") from None
     except ValueError:
         raise UserError(f"{path} is not a text file") from None
     return [t for t in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if t]
+
+
+def read_text(path, most=MAX_TEXT):
+    """A UTF-8 text file, without the mark that some editors begin it with.
+
+    Raises:
+        OSError: there is none. ValueError: it is no UTF-8, or has more than `most` bytes.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content.decode("utf-8-sig")
+
+
+def read_json(path):
+    """What a JSON file holds.
+
+    Raises:
+        OSError: there is no such file. ValueError: no JSON, more than MAX_TEXT bytes of it, or too deeply nested.
+    """
+    return parse_json(read_text(path))
+
+
+def parse_json(text):
+    """What a JSON text, or its bytes, hold. Raises ValueError where they are none, or too deeply nested."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

@@ -50,7 +50,9 @@ def load_clip(folder, device="cpu"):
     name = entry["name"]
     if name == "clip" and not (folder / name).is_dir():
         raise UserError(f"the model {folder} has no clip: copy it again, or train one with scripts/train_clip.py")
-    source = folder / name if (folder / name).is_dir() else name
+    if name != "clip" and Path(name).is_dir():
+        raise UserError(f"{folder} names the CLIP {name}, but here that is a folder, not the model's: run from another folder")
+    source = folder / name if name == "clip" else name
     clip = FrozenCLIP(source, entry["pretrained"], unit_variance=entry["unit_variance"], device=device)
     if entry["fingerprint"] not in (None, clip.fingerprint()):
         what = " ".join(filter(None, (name, entry["pretrained"])))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from .contrastive import ContrastiveCLIP
 from .data.means import MeanEmbeddings
+from .openclip.tokenizer import beginnings
 from .precision import in_float32
 
 
@@ -37,7 +38,7 @@ class LedText(ContrastiveCLIP):
 
     def read(self, batch):
         """A batch with the tokens of its captions, LongTensor (B, L), and their means, float32 (B, D)."""
-        return {**batch, "tokens": self.tokenizer(batch["caption"]), "mean": self.means(batch)}
+        return {**batch, "tokens": self.tokenizer(beginnings(batch["caption"])), "mean": self.means(batch)}
 
     def loss(self, batch, generator=None):
         """Loss of each caption, (B,), and None for its timestep: 1 less the cosine of its embedding and its mean.

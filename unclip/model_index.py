@@ -11,9 +11,11 @@ import shutil
 from pathlib import Path
 
 from .errors import UserError
-from .files import new_file, new_folder
+from .files import new_file, new_folder, read_json, read_text
 
 INDEX, VOCABULARY = "model_index.json", "vocabulary.txt"
+# "clip": the subfolder; or OpenCLIP's own names, and ids of the hub. No path: a model comes whole, and may come from anyone.
+CLIP_NAME = re.compile(r"(hf-hub:)?[\w-][\w.+-]*(/[\w-][\w.+-]*)?")
 PARTS = {"prior": "scripts/train_prior.py", "decoder": "scripts/train_decoder.py"}
 
 
@@ -51,7 +53,7 @@ def side_before(folder, stage):
     """Side of the pictures that a model's part before `upsampler-STAGE` draws; None where that part is not there yet."""
     part = "decoder" if stage == 1 else f"upsampler-{stage - 1}"
     try:
-        return json.loads((Path(folder) / part / "config.json").read_text(encoding="utf-8"))["image_size"]
+        return read_json(Path(folder) / part / "config.json")["image_size"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -69,23 +71,31 @@ def read_clip_entry(folder):
 def _read(folder):
     """The index, of a model that may still lack parts."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX)
         clip = {"pretrained": None, "fingerprint": None, **index["clip"]}
         if not isinstance(clip["name"], str) or not isinstance(clip["unit_variance"], bool):
             raise TypeError("the CLIP's name is a string, its convention a bool")
-        return {"clip": clip, "defaults": dict(index.get("defaults", {}))}
+        if not all(clip[key] is None or isinstance(clip[key], str) for key in ("pretrained", "fingerprint")):
+            raise TypeError("the CLIP's tag and its fingerprint are strings, or none")
+        defaults = dict(index.get("defaults", {}))
     except OSError:
         raise UserError(f"{folder} is no model: it lacks {INDEX}; train one, or use --model pocket") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / INDEX} is damaged: copy or train the model again") from None
+    if not CLIP_NAME.fullmatch(clip["name"]):
+        path = f"{folder / INDEX} names the CLIP {clip['name']!r}, a path"
+        raise UserError(f"{path}: copy that CLIP to {folder / 'clip'}, and name it clip")
+    if (clip["pretrained"] or "").endswith(".safetensors") and clip["fingerprint"] is None:
+        raise UserError(f"{folder / INDEX} names the file {clip['pretrained']!r} without its checksum: train the model again")
+    return {"clip": clip, "defaults": defaults}
 
 
 def read_vocabulary(folder):
     """The words that the model's training captions held; an empty set where that is not recorded."""
     path = Path(folder) / VOCABULARY
     try:
-        return set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
-    except UnicodeDecodeError:
+        return set(read_text(path).split()) if path.is_file() else set()
+    except ValueError:
         raise UserError(f"{path} is damaged: copy it again, or remove it") from None
 
 

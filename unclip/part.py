@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .bare import bare
-from .errors import UserError, first_line, nearest
-from .files import new_file
+from .config import check, signature_model
+from .errors import UserError, first_line
+from .files import new_file, read_json
 from .hub import model_folder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SPARE = 1000  # weights that a config may ask for beyond those of its file, so that the first that lacks can be named
+FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors calls them
 
 
 class Part(nn.Module):
@@ -42,7 +45,8 @@ class Part(nn.Module):
         """Load a part from a local folder or a hub id, in eval mode.
 
         It is made without weights and gets them one by one from the mapped file, so that it takes no more memory than
-        they do on `device` in `dtype`, and the largest of them.
+        they do on `device` in `dtype`, and the largest of them. None is read before all are known to be what the config says:
+        a file of a stranger's takes no more memory than it is long.
 
         Raises:
             UserError: nothing there, an unfinished folder, a file cut off, or weights that do not fit the config.
@@ -52,34 +56,28 @@ class Part(nn.Module):
             if not (folder / needed).is_file():
                 lacks = f"the folder {folder} is no finished {cls.__name__}: it lacks {needed}"
                 raise UserError(f"{lacks}; copy or train it again")
-        part = cls._from_config(folder / CONFIG)
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as file:
-                state = {key: placed(file.get_tensor(key), device, dtype) for key in file.keys()}
+                part = cls._from_config(folder / CONFIG, len(file.keys()) + SPARE)
+                if misfit := difference(part.state_dict(), file):
+                    raise UserError(f"{folder / WEIGHTS} does not fit its {CONFIG}: {misfit}; copy or train it again")
+                part.load_state_dict({key: placed(file.get_tensor(key), device, dtype) for key in file.keys()}, assign=True)
         except SafetensorError as error:
             raise UserError(f"{folder / WEIGHTS} is damaged ({error}): copy or train it again") from None
         except torch.OutOfMemoryError:
             raise UserError(f"{folder} does not fit into the memory of {device}: use --offload, or --dtype bfloat16") from None
-        try:
-            part.load_state_dict(state, assign=True)
-        except RuntimeError as error:  # torch names the weights from the second line on
-            misfit = f"{folder / WEIGHTS} does not fit its {CONFIG} ({first_line(error, 2)})"
-            raise UserError(f"{misfit}: copy or train it again") from None
         return part.eval()
 
     @classmethod
-    def _from_config(cls, path):
-        """The part that a config file describes, without weights: on the meta device."""
-        known = list(inspect.signature(cls.__init__).parameters)[1:]  # without self
+    def _from_config(cls, path, most):
+        """The part that a config file describes, without weights: on the meta device. most: how many it may have."""
         try:
-            config = dict(json.loads(path.read_text(encoding="utf-8")))
+            config = dict(read_json(path))
         except (ValueError, TypeError):
             raise UserError(f"{path} is damaged: copy or train the {cls.__name__} again") from None
-        for key in config:
-            if key not in known:
-                raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+        config = check(signature_model(cls), config, path).model_dump(exclude_unset=True)
         try:
-            with bare():
+            with bare(most):
                 return cls(**config)
         except Exception as error:  # a file's values can be wrong in any way
             raise UserError(f"{path} describes no {cls.__name__}: {first_line(error, 2)}") from error
@@ -125,3 +123,22 @@ class Part(nn.Module):
 def placed(tensor, device, dtype):
     """A weight in its place. A copy of its own, so that whoever changes it does not meet the file."""
     return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
+
+
+def difference(wanted, file, names=None):
+    """What first tells the weights in an open safetensors file from those that are wanted, {name: tensor}; None for nothing.
+
+    Only the file's header is read. names: {name: what it is called in the file}, of all that is looked at; None: all.
+    """
+    held = names or {key: key for key in file.keys()}
+    for name, tensor in wanted.items():
+        if name not in held:
+            return f"it lacks {name}"
+        there = file.get_slice(held[name])
+        if there.get_shape() != list(tensor.shape):
+            sizes = ("x".join(map(str, shape)) or "one number" for shape in (there.get_shape(), tensor.shape))
+            return f"{name} is {' and not '.join(sizes)}"
+        if there.get_dtype() not in FLOATS:
+            return f"{name} is of {there.get_dtype()}, no floating-point numbers"
+    beyond = sorted(held.keys() - wanted.keys())
+    return f"it has {beyond[0]} besides" if beyond else None

@@ -41,7 +41,7 @@ class Settings(Strict):
     guidance_end: float = Field(1.0, ge=0, le=1)
     prior_num_inference_steps: int = Field(25, ge=1)
     prior_guidance_scale: float = Field(1.0, allow_inf_nan=False)
-    prior_num_samples: int = Field(2, ge=1)
+    prior_num_samples: int = Field(2, ge=1, le=1000)
     prior_sampler: str = "ddpm"
     sampler: str = "ddim"
     eta: float = Field(0.0, ge=0, le=1)

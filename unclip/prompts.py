@@ -17,6 +17,8 @@ FUNCTION_WORDS = frozenset(
 
 
 MAX_WEIGHT = 10.0
+MAX_PROMPT = 4000  # characters; CLIP reads some hundred, and its tokenizer's time grows with the square of a word's length
+MAX_UNKNOWN = 10  # words of a prompt for which a model's nearest are looked up
 AND = re.compile(r"\s+AND\s+")
 WEIGHTED = re.compile(r"(.*\S)\s*(?<!\\):\s*([-+]?\.?\d\S*)", re.DOTALL)  # what begins like a number after the last colon
 
@@ -40,8 +42,11 @@ def parsed(prompt):
     once. A colon that is no weight's is written with a backslash: "at 10\\:30".
 
     Raises:
-        UserError: a weight that is no number or out of range, an empty part, or nothing that is wanted.
+        UserError: a weight that is no number or out of range, an empty part, nothing that is wanted, or more than MAX_PROMPT
+            characters.
     """
+    if len(prompt) > MAX_PROMPT:
+        raise UserError(f"the prompt {prompt[:60]!r}... has {len(prompt):,} characters: write at most {MAX_PROMPT:,}")
     texts, weights = zip(*(split_weight(part) for part in AND.split(prompt)))
     texts = tuple(text.replace("\\:", ":") for text in texts)
     if weights == (None,):
@@ -128,6 +133,7 @@ def notes(prompt, clip, vocabulary):
         words = dict.fromkeys(w for part in parts for w in words_of(part))
         unknown = [w for w in words if w not in vocabulary and w not in FUNCTION_WORDS]
         if unknown:
+            unknown = unknown[:MAX_UNKNOWN]
             near = dict.fromkeys(n for w in unknown for n in nearest_words(w, vocabulary))
             lines.append(
                 f"this model never saw {' '.join(map(repr, unknown))}; the nearest words it knows: {', '.join(near)}"

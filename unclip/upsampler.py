@@ -10,6 +10,7 @@ from .augmentation import corners, crops, gaussian_blur, larger, noised, smaller
 from .data.images import to_float
 from .diffusion import Denoiser, Schedule, corrected, draw_timesteps, draws_on, noise_like, training_loss
 from .networks.embeddings import TimeEmbedding
+from .networks.sizes import check_sizes
 from .networks.unet import UNet
 from .precision import in_float32
 from .stage import Stage
@@ -66,6 +67,7 @@ class Upsampler(Stage):
         spacing: Literal["linspace", "leading", "trailing"] = "trailing",
     ):
         super().__init__()
+        check_sizes(image_size=image_size, scale=scale, crop=crop, embed_dim=embed_dim)
         if scale < 2 or image_size % scale:
             raise ValueError(f"scale={scale}: choose 2 or more, and a divisor of image_size={image_size}")
         if not 0 <= max_noise < 1 or max_blur < 0:

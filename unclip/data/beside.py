@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import new_file
+from ..files import new_file, parse_json
 
 
 def write_beside(shard, file, keys, tensors, computed_in):
@@ -26,7 +26,7 @@ def sort_header(file):
     """Put a file's header in order: safetensors' own differs from run to run, and what is the same is to have one checksum."""
     with open(file, "r+b") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        header = json.dumps(json.loads(opened.read(length)), sort_keys=True, separators=(",", ":"))
+        header = json.dumps(parse_json(opened.read(length)), sort_keys=True, separators=(",", ":"))
         opened.seek(8)
         opened.write(header.encode().ljust(length))
 
@@ -42,7 +42,7 @@ def read_beside(shard, file):
             said, size = opened.metadata(), str(Path(shard).stat().st_size)
             if said.get("shard_bytes", size) != size:
                 return None
-            return json.loads(said["keys"]), {name: opened.get_tensor(name) for name in opened.keys()}
+            return parse_json(said["keys"]), {name: opened.get_tensor(name) for name in opened.keys()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -65,7 +65,7 @@ def describe(file, counted):
     """
     header, size = read_header(file)
     try:
-        tensors = json.loads(header[8:])
+        tensors = parse_json(header[8:])
         said = tensors.pop("__metadata__")
         if size != len(header) + max(tensor["data_offsets"][1] for tensor in tensors.values()):
             raise ValueError(f"{file} is cut off")

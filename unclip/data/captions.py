@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..files import read_lines
+from ..files import read_json, read_lines
 from .attributes import WORDS
 
 VOWEL_SOUND = re.compile(r"(?!eu|ew|uni(?!n|m)|us[eu]|ut[ei]|uku|onc?e\b)[aeiou]|hour|honest|heir|x-?ray")
@@ -96,6 +96,17 @@ class ClassCaptions:
     def save(self, path):
         Path(path).write_text(json.dumps(vars(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
+    def checked(self):
+        """Itself. Raises ValueError where a class has no name, or a field holds something else than it should."""
+        lists = [*self.names, *self.nouns, self.templates, self.no_article]
+        if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists):
+            raise ValueError("names, nouns and templates are lists of texts")
+        if len(self.names) != len(self.nouns) or not all(self.names) or not self.templates:
+            raise ValueError("a class without a name, or no template")
+        if not all(isinstance(share, (int, float)) for share in (self.noun_share, self.reading_share)):
+            raise ValueError("shares are numbers")
+        return self
+
     @classmethod
     def of_folder(cls, folder):
         """The captions of a labelled data folder: `captions.json`, or else its `classnames.txt`.
@@ -107,10 +118,7 @@ class ClassCaptions:
             return None
         if (folder / "captions.json").is_file():
             try:
-                read = cls(**json.loads((folder / "captions.json").read_text(encoding="utf-8")))
-                if len(read.names) != len(read.nouns) or not all(read.names):
-                    raise ValueError("a class without a name")
-                return read
+                return cls(**read_json(folder / "captions.json")).checked()
             except (ValueError, TypeError):
                 raise UserError(f"{folder / 'captions.json'} is damaged: prepare the data again") from None
         names = read_lines(folder / "classnames.txt")

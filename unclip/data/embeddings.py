@@ -71,7 +71,7 @@ def attach_embeddings(table, clip, say=print):
 def shard_embeddings(shard, clip, fingerprint, say=print):
     """The ShardEmbeddings of a shard, read from its file or computed and written."""
     found = read_embeddings(shard, fingerprint)
-    if found is not None:
+    if found is not None and found.image_embed.shape[2] == clip.embed_dim:
         return found
     keys, embeds = embed_shard(shard, clip)
     try:
@@ -85,8 +85,9 @@ def read_embeddings(shard, fingerprint):
     """The ShardEmbeddings of the file beside a shard, mapped and not yet read; None where there is none, or one of another
     shard."""
     keys, tensors = read_beside(shard, embeddings_file(shard, fingerprint)) or ([], {})
-    embeds = tensors.get("image_embed")
-    return None if embeds is None or len(keys) != len(embeds) else ShardEmbeddings(keys, embeds)
+    embeds = tensors.get("image_embed", torch.empty(0))
+    right = embeds.dtype == torch.float16 and embeds.ndim == 3 and embeds.shape[1] == 2 and len(keys) == len(embeds)
+    return ShardEmbeddings(keys, embeds) if right else None
 
 
 def embeddings_file(shard, fingerprint):

@@ -4,8 +4,6 @@ One photograph teaches a class badly, but words that other sets lack (ship, airp
 """
 
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 import yaml
@@ -15,6 +13,7 @@ from ..files import read_lines
 from .captions import ClassCaptions
 from .prepare import CLASS_TABLE, write_labelled
 from .skipped import Skipped
+from .zips import member, open_zip
 
 TABLES = CLASS_TABLE.parent / "imagenet-samples"
 FILE_NAME = re.compile(r"(n\d{8})_([^/]+)\.jpe?g", re.IGNORECASE)
@@ -31,8 +30,8 @@ def imagenet_samples(source, out, say=print):
         UserError: no such file, no zip, or no such pictures in it.
     """
     try:
-        archive = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
+        archive = open_zip(source)
+    except ValueError as error:
         raise UserError(f"{source} is not a whole zip ({error}): download it again") from None
     found = sorted((match[1], name, match[2]) for name in archive.namelist() if (match := FILE_NAME.fullmatch(Path(name).name)))
     if len(found) < 2:
@@ -57,8 +56,8 @@ def imagenet_samples(source, out, say=print):
             if (label % HELD_OUT == 0) != test:
                 continue
             try:
-                yield {"__key__": wnid, "jpg": archive.read(name), "cls": str(label).encode()}
-            except (zipfile.BadZipFile, zlib.error, OSError) as error:
+                yield {"__key__": wnid, "jpg": member(archive, name), "cls": str(label).encode()}
+            except ValueError as error:
                 skipped(error, Path(name).name)
 
     with archive:

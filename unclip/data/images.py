@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from ..errors import UserError, first_line
 
-MAX_PIXELS = 100_000_000  # of a picture that a user gives: 10,000 x 10,000
+MAX_PIXELS = 100_000_000  # of a picture, wherever it comes from: 10,000 x 10,000. A larger one is not unpacked
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # of IMAGE_SUFFIXES; for others Pillow may run programs
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -18,17 +19,37 @@ def decode(content, size, squash=False):
     """Encoded bytes -> uint8 tensor (3, size, size): RGB, resized (antialiased), cropped to the centre square.
 
     squash: resize the whole picture to a square instead, as `FrozenCLIP.squash` says.
+
+    Raises some Exception where they are no picture, a damaged one, or one of more than MAX_PIXELS.
     """
     return decode_with_side(content, size, squash)[0]
 
 
 def decode_with_side(content, size, squash=False):
     """What `decode` gives, and the shorter side of the picture as it was encoded."""
-    image = Image.open(io.BytesIO(content))
+    image = opened(io.BytesIO(content))
     side = min(image.size)
     image.draft("RGB", (size, size))
     image = to_rgb(image)
     return to_uint8(image.resize((size, size), Image.Resampling.BICUBIC) if squash else square(image, size)), side
+
+
+def opened(file):
+    """A PIL image of a path or a binary file, of which no more than the head is read.
+
+    Every picture comes through here: those that a user names or uploads, and those of shards, zips and folders.
+
+    Raises:
+        Image.DecompressionBombError: it has more than MAX_PIXELS. OSError, or another Exception: it is no picture of FORMATS.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is ours
+        image = Image.open(file, formats=FORMATS)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise Image.DecompressionBombError(f"a picture of {width}x{height} pixels: {MAX_PIXELS:,} at most are unpacked")
+    return image
 
 
 def read_image(path, background="white"):
@@ -40,15 +61,9 @@ def read_image(path, background="white"):
     if not Path(path).is_file():
         raise UserError(f"no picture file {path}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is ours
-            image = Image.open(path)
-        with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(f"the picture {path} has {width}x{height} pixels: shrink it to {MAX_PIXELS:,} at most")
+        with opened(path) as image:
             return to_rgb(image, background)
-    except (UserError, MemoryError):
+    except MemoryError:
         raise
     except Image.DecompressionBombError:
         raise UserError(f"the picture {path} is enormous: shrink it to {MAX_PIXELS:,} pixels at most") from None

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import new_file
+from ..files import new_file, parse_json
 from .beside import checksum, describe
 from .caption_embeddings import Captions
 from .embeddings import Pictures
@@ -87,7 +87,7 @@ def check_amount(folder, clip, fingerprint, others):
 def read_manifest(path):
     """The manifest in a file. Raises UserError for what is none."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
         known = manifest["clip"].keys() >= {"name", "pretrained", "unit_variance"} and "fingerprint" in manifest
         whole = all(said.keys() >= set(COMPARED) for said in manifest["files"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -8,8 +8,6 @@ import os
 import shutil
 import tempfile
 import urllib.request
-import zipfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +17,13 @@ from tqdm import tqdm
 
 from ..cli import disk_is_full
 from ..errors import UserError
-from ..files import new_file, read_lines
+from ..files import new_file, parse_json, read_lines, read_text
 from .attributes import read_attributes
 from .captions import ClassCaptions
-from .images import IMAGE_SUFFIXES, to_rgb
+from .images import IMAGE_SUFFIXES, opened, to_rgb
 from .shards import shard_writer, write_shards
 from .skipped import Skipped
+from .zips import member, open_zip
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CLASS_TABLE = Path(__file__).resolve().parents[2] / "data" / "tiny-imagenet"
@@ -56,20 +55,20 @@ def tiny_imagenet(source, out, classes=None, say=print):
         raise UserError(f"{classes} names no classes: write WordNet ids, one a line")
     source = Path(source) if source else download(TINY_IMAGENET_URL, Path(out) / "tiny-imagenet-200.zip", say)
     try:
-        archive = zipfile.ZipFile(source)
+        archive = open_zip(source)
         names = archive.namelist()
-        annotations = archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()
-    except (OSError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        annotations = member(archive, "tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()
+    except ValueError as error:
         raise UserError(f"{source} is not a whole Tiny ImageNet zip ({error}): download it again") from None
     label_of, skipped = {wnid: label for label, wnid in enumerate(wanted)}, Skipped()
 
     def samples(labelled):
         for name, wnid, box in labelled:
             try:
-                content = archive.read(name)
-                readings = read_attributes(to_rgb(Image.open(io.BytesIO(content))), box) if box else {}
-            except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as error:
-                skipped(error)
+                content = member(archive, name)
+                readings = read_attributes(to_rgb(opened(io.BytesIO(content))), box) if box else {}
+            except Exception as error:  # one broken picture must not end the run
+                skipped(error, Path(name).name)
                 continue
             facts = json.dumps({"readings": readings}).encode()
             yield {"__key__": Path(name).stem, "jpg": content, "cls": str(label_of[wnid]).encode(), "json": facts}
@@ -111,8 +110,8 @@ def write_labelled(out, captions, splits, skipped, say):
 def training_boxes(archive, wnid):
     """The (file name, box) pairs of a class; none where the zip has no list of them."""
     try:
-        text = archive.read(f"tiny-imagenet-200/train/{wnid}/{wnid}_boxes.txt").decode()
-    except (zipfile.BadZipFile, zlib.error, KeyError):
+        text = member(archive, f"tiny-imagenet-200/train/{wnid}/{wnid}_boxes.txt").decode()
+    except ValueError:
         return []
     rows = [line.split("\t") for line in text.splitlines() if "\t" in line]
     return [(file, box_of(box)) for file, *box in rows]
@@ -207,7 +206,7 @@ def captioned_files(folder):
         if not captions:
             raise UserError(f"{metadata[0]} is empty: it needs the columns file_name and text")
         for path in captions:
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if not inside(path, folder):
                 raise UserError(f"the metadata of {folder} names {path}, which is outside: move the picture into it")
         return sorted(captions.items())
     images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
@@ -218,10 +217,18 @@ def captioned_files(folder):
     return [(p, p.with_suffix(".txt")) for p in images]
 
 
+def inside(path, folder):
+    """Whether a path, its links followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # no path: too long, a zero in it, links in a circle
+        return False
+
+
 def metadata_rows(file):
     """The rows of a metadata.jsonl or metadata.csv as dicts."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, most=file.stat().st_size)
     except ValueError:
         raise UserError(f"{file} is not UTF-8 text: save it as such") from None
     if file.suffix == ".csv":
@@ -233,7 +240,7 @@ def metadata_rows(file):
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(line))
             except ValueError:
                 raise UserError(f"{file}, line {number}: not JSON") from None
             if not isinstance(rows[-1], dict):
@@ -246,7 +253,7 @@ def one_a_line(captions):
     if isinstance(captions, Path):
         if not captions.is_file():
             raise ValueError(f"no caption: {captions.name} is missing")
-        captions = captions.read_text(encoding="utf-8-sig").splitlines()
+        captions = read_text(captions).splitlines()
     lines = [" ".join(str(caption).split()) for caption in captions]
     if not any(lines):
         raise ValueError("its caption is empty")
@@ -256,7 +263,7 @@ def one_a_line(captions):
 def jpeg(path, size):
     """A picture file as JPEG bytes (RGB); shrunk so that its shorter side is `size` where that is smaller."""
     content = Path(path).read_bytes()
-    original = Image.open(io.BytesIO(content))
+    original = opened(io.BytesIO(content))
     image = to_rgb(original)
     small = not size or min(image.size) <= size
     if small and original.format == "JPEG" and original.mode == "RGB" and original.getexif().get(0x0112, 1) == 1:

@@ -9,21 +9,25 @@ Files of other kinds, beside the shards or in them, are passed over.
 """
 
 import io
-import json
+import re
 import tarfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import UserError, first_line
-from ..files import new_folder
+from ..files import new_folder, parse_json
 from .remote import is_remote, open_shard, shard_name
 from .skipped import Bad
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
+META = re.compile(r"__[^/]*__($|/)")  # names of what is no sample
+LARGEST = 100_000_000  # bytes of a file in a shard
 
 
 def find_shards(folder, split):
     """The sorted `.tar` files of a split of a data folder; a folder without splits is all one split.
+
+    A file whose name would be taken for a command ("pipe:...") is passed over.
 
     Raises:
         UserError: there is no such folder, or no shard in it.
@@ -34,7 +38,7 @@ def find_shards(folder, split):
     if not folder.is_dir():
         raise UserError(f"no data folder {folder}: make one with scripts/prepare_data.py")
     inside = folder / split if has_split(folder, split) else folder
-    shards = sorted(inside.glob("*.tar"), key=lambda p: (len(p.name), p.name))
+    shards = sorted((p for p in inside.glob("*.tar") if not is_remote(p.name)), key=lambda p: (len(p.name), p.name))
     if inside is folder and ((folder / "classnames.txt").is_file() or (splits(folder) and not shards)):
         raise UserError(f"{folder} has no split {split!r}: it has {', '.join(splits(folder)) or 'none'}")
     if not shards:
@@ -59,13 +63,13 @@ def estimated_samples(shards):
     the others taken to be as full.
     """
     try:
-        stats = [json.loads(s.with_name(f"{s.stem}_stats.json").read_text(encoding="utf-8")) for s in map(Path, shards)]
+        stats = [parse_json(s.with_name(f"{s.stem}_stats.json").read_text(encoding="utf-8")) for s in map(Path, shards)]
         return sum(int(s["successes"]) for s in stats)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     count, sizes = 0, [Path(s).stat().st_size for s in shards]
     try:
-        with tarfile.open(shards[0]) as shard:
+        with tarfile.open(shards[0], "r:") as shard:
             for entry in shard:
                 count += entry.name.lower().endswith(tuple(f".{k}" for k in IMAGE_KEYS))
     except tarfile.TarError:
@@ -85,13 +89,15 @@ def read_samples(shards, skipped):
 
 def read_shard(shard, skipped):
     """The samples of one shard: see `read_samples`."""
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    from webdataset.tariterators import group_by_keys
 
     name, seen = shard_name(shard), set()
 
     def ends(error):
         skipped(Bad("source" if isinstance(error, OSError) else "shard cut off", reason_of(error)), name)
-        return False  # as WebDataset's handler: there is nothing behind it
+
+    def left_out(reason):
+        skipped(Bad("too large", reason), name)
 
     def comes_twice(error):
         skipped(Bad("duplicate key", reason_of(error)), name)
@@ -103,8 +109,7 @@ def read_shard(shard, skipped):
         ends(error)
         return
     try:
-        files = tar_file_expander([{"url": shard, "stream": stream}], handler=ends)
-        for sample in group_by_keys(files, handler=comes_twice):
+        for sample in group_by_keys(files_in(stream, shard, ends, left_out), handler=comes_twice):
             if (key := sample["__key__"]) in seen:
                 comes_twice(ValueError(f"a second sample has the key {key}"))
                 continue
@@ -113,6 +118,26 @@ def read_shard(shard, skipped):
     finally:
         with suppress(OSError):  # of a command that somebody stopped reading
             stream.close()
+
+
+def files_in(stream, url, ends, left_out):
+    """The files of a tar in a binary stream, one by one, as WebDataset's `group_by_keys` takes them.
+
+    The tar is a plain one: what is compressed could unpack to any size. ends: told what ended it too early; left_out: told of
+    files larger than LARGEST, and of sparse ones, whose size is nothing but a claim.
+    """
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for entry in tar:
+                tar.members = []  # which would grow with every file
+                if not entry.isreg() or META.match(entry.name):
+                    continue
+                if entry.issparse() or entry.size > LARGEST:
+                    left_out(f"{entry.name} has {entry.size:,} bytes, more than {LARGEST:,}, or is sparse")
+                    continue
+                yield {"fname": entry.name, "data": tar.extractfile(entry).read(), "__url__": url}
+    except Exception as error:  # a tar can be broken in any way
+        ends(error)
 
 
 def reason_of(error):

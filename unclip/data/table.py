@@ -1,7 +1,6 @@
 """A small data set held in memory, decoded once, and its batches."""
 
 import io
-import json
 import random
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,9 +9,10 @@ import torch
 from PIL import Image
 
 from ..errors import UserError, first_line
+from ..files import parse_json
 from .attributes import checked, mirrored
 from .captions import ClassCaptions, words_of
-from .images import MAX_PIXELS, decode_with_side
+from .images import decode_with_side, opened
 from .remote import shard_name
 from .shards import find_shards, image_bytes, read_samples
 from .skipped import Bad, Skipped
@@ -102,7 +102,7 @@ def decode_sample(sample, size, class_captions=None, captions=True):
     if class_captions is not None:
         text = label_of(sample, len(class_captions.names))
         own = class_captions.reading_share and "json" in sample  # other sets' files of that kind hold other things
-        readings = checked(json.loads(sample["json"])["readings"]) if own else {}
+        readings = checked(parse_json(sample["json"])["readings"]) if own else {}
     else:
         text = lines_of(sample) if captions else []
     return image, text, readings, sample["__key__"], sample["__url__"], side
@@ -112,17 +112,15 @@ def decode_picture(content, size):
     """What `decode_with_side` gives, of a picture of sensible size.
 
     Raises:
-        Bad: it is none, is cut off or damaged, has more than MAX_PIXELS, which are not unpacked, or a side below MIN_SIDE.
+        Bad: it is none, is cut off or damaged, has more than images.MAX_PIXELS, which are not unpacked, or a side below MIN_SIDE.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(io.BytesIO(content)) as image:
             width, height = image.size
-    except Image.DecompressionBombError:
-        raise Bad("too large", f"it has more than {MAX_PIXELS:,} pixels") from None
+    except Image.DecompressionBombError as error:
+        raise Bad("too large", first_line(error)) from None
     except Exception as error:  # PIL's many ways to fail on a broken file
         raise Bad("not a picture", first_line(error).split(" <_io")[0]) from None
-    if width * height > MAX_PIXELS:
-        raise Bad("too large", f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}")
     if min(width, height) < MIN_SIDE:
         raise Bad("too small", f"it has {width}x{height} pixels, a side of less than {MIN_SIDE}")
     try:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 SCHEDULES = ("linear", "cosine")
 SPACINGS = ("linspace", "leading", "trailing")
+MOST_TIMESTEPS = 100_000  # its tables are made before anything is known of a model's weights
 
 
 class Schedule:
@@ -61,9 +62,11 @@ class Schedule:
 
     @classmethod
     def named(cls, name: str, T: int) -> "Schedule":
-        """`linear` or `cosine` with the papers' constants. Raises ValueError for any other name."""
+        """`linear` or `cosine` with the papers' constants. Raises ValueError for any other name, or T above MOST_TIMESTEPS."""
         if name not in SCHEDULES:
             raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
+        if not 2 <= T <= MOST_TIMESTEPS:
+            raise ValueError(f"{T} timesteps: choose 2 to {MOST_TIMESTEPS:,}")
         return getattr(cls, name)(T)
 
     @property

@@ -3,13 +3,13 @@
 A value that would make another network is an error that names its key. Keys that change nothing here are not looked at.
 """
 
-import json
 from typing import Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from ..config import check
 from ..errors import UserError
+from ..files import read_json
 
 
 class Foreign(BaseModel):
@@ -25,10 +25,10 @@ class Foreign(BaseModel):
             UserError: there is none, it is cut off, of another class, or describes what is not among ours.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
         except OSError:
             raise UserError(f"no file {path}: the folder lacks the part {path.parent.name}; copy it again") from None
-        except (ValueError, RecursionError):
+        except ValueError:
             raise UserError(f"{path} is damaged: copy it again") from None
         return check(cls, values, path)
 

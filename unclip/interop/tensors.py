@@ -1,6 +1,5 @@
 """Foreign weights on disk: safetensors, or PyTorch's pickles where they hold tensors alone. Read one tensor at a time."""
 
-import json
 import pickle
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, first_line
+from ..files import read_json
 
 SAFE, PICKLES = ".safetensors", (".bin", ".ckpt", ".pt", ".pth", ".th")
 ZIP, LEGACY = b"PK\x03\x04", b"\x80"  # how files begin that PyTorch saved, since 1.6 and before
@@ -34,9 +34,9 @@ class Tensors:
         if self.path.suffix != ".json":
             return [self.path]
         try:
-            names = json.loads(self.path.read_text(encoding="utf-8"))["weight_map"].values()
+            names = read_json(self.path)["weight_map"].values()
             return [self.path.parent / Path(name).name for name in sorted(set(names))]
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             raise UserError(f"{self.path} is no index of weights: copy it again") from None
 
     def keys(self):

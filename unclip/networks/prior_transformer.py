@@ -7,6 +7,7 @@ from torch import nn
 from .attention import attend, split_heads
 from .checkpointing import Checkpointing
 from .embeddings import TimeEmbedding
+from .sizes import check_sizes
 
 
 class TransformerBlock(nn.Module):
@@ -53,8 +54,8 @@ class PriorTransformer(Checkpointing):
     def __init__(self, *, embed_dim: int, text_dim: int, text_length: int, width: int, layers: int, heads: int,
                  head_dim: int | None = None, text_embed_dim: int | None = None, time_token: bool = True):
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers={layers}: a transformer needs at least one")
+        check_sizes(embed_dim=embed_dim, text_dim=text_dim, text_length=text_length, width=width, layers=layers, heads=heads,
+                    head_dim=head_dim, text_embed_dim=text_embed_dim)
         if head_dim is None:
             if width % heads:
                 raise ValueError(f"heads={heads} does not divide width={width}: set head_dim")

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .prior_transformer import TransformerBlock
+from .sizes import check_sizes
 
 
 class TextTower(nn.Module):
@@ -14,6 +15,9 @@ class TextTower(nn.Module):
 
     def __init__(self, *, embed_dim: int, context_length: int, vocab_size: int, width: int, heads: int, layers: int):
         super().__init__()
+        check_sizes(embed_dim=embed_dim, context_length=context_length, width=width, heads=heads, layers=layers)
+        if width % heads:
+            raise ValueError(f"heads={heads} does not divide width={width}")
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(torch.empty(context_length, width))
         self.blocks = nn.ModuleList(TransformerBlock(width=width, heads=heads, head_dim=width // heads)

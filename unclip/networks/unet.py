@@ -11,6 +11,7 @@ from .checkpointing import Checkpointing
 from .embeddings import TimeEmbedding
 from .norms import NORMS
 from .resblock import ResBlock, downsample, silu, upsample
+from .sizes import check_sizes
 
 
 class Layer(nn.Module):
@@ -63,6 +64,8 @@ class UNet(Checkpointing):
                  head_dim: int | None = None, context_dim: int | None = None, norm: Literal["group", "layer"] = "group",
                  scale_shift: bool = True, patch: int = 1, dropout: float = 0.0):
         super().__init__()
+        check_sizes(channels=channels, multipliers=multipliers, head_dim=head_dim, context_dim=context_dim)
+        check_sizes(0, num_res_blocks=num_res_blocks, attention_levels=attention_levels)
         levels = len(multipliers)
         if isinstance(num_res_blocks, int):
             num_res_blocks = [num_res_blocks] * levels

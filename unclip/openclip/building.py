@@ -1,10 +1,17 @@
 """New CLIPs, of OpenCLIP's own classes, and their way to disk."""
 
 import json
+import math
 
-from ..files import new_folder
+from safetensors import safe_open
+
+from ..bare import bare
+from ..errors import UserError
+from ..files import new_folder, read_json
 from .folder import FOLDER_CONFIG, FOLDER_WEIGHTS
 from .library import import_open_clip, refusals
+
+SPARE, SPARE_NUMBERS = 1000, 1_000_000  # of tensors and numbers that a model may have beyond: masks, positions
 
 
 def build_clip(config):
@@ -23,6 +30,24 @@ def build_clip(config):
         if custom and "multimodal_cfg" in config:
             return open_clip.CoCa(**config)
         return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+
+
+def check_size(folder):
+    """See that the config of an OpenCLIP folder makes no larger model than its weights are, before any memory is taken.
+
+    Up to twice the size passes: OpenCLIP reads older names and shapes, which only it knows, and says what does not fit.
+
+    Raises:
+        UserError: it does. Other errors: the folder is damaged.
+    """
+    file = next(folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file())
+    with safe_open(file, framework="pt") as weights:
+        held = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]
+    with bare(2 * len(held) + SPARE):
+        model = build_clip(read_json(folder / FOLDER_CONFIG)["model_cfg"])
+    asked = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if asked > 2 * sum(held) + SPARE_NUMBERS:
+        raise UserError(f"{folder / FOLDER_CONFIG} asks for {asked:,} numbers, {file.name} holds {sum(held):,}: copy it again")
 
 
 def save_clip(state, config, pixel_stats, folder):

@@ -9,6 +9,8 @@ import logging
 from ..errors import UserError, first_line
 from ..operators import declare_operators
 
+TOKENIZER_SETTINGS = {"clean", "strip_sep_token", "language", "reduction_mask", "context_length", "cache_dir", "tokenizer_mode"}
+
 
 def import_open_clip():
     """The module open_clip, also beside PyTorch's CPU build (see operators.py)."""
@@ -37,6 +39,42 @@ def safetensors_only(what):
         yield
     finally:
         factory.load_checkpoint = load_checkpoint
+
+
+@contextlib.contextmanager
+def no_code(what):
+    """While it lasts, OpenCLIP makes no tokenizer or text tower of Hugging Face's that needs code from outside.
+
+    What a config says in `tokenizer_kwargs` goes to the tokenizer as it is: `trust_remote_code` there would run a file of the
+    folder, and `bpe_path` read any file.
+    """
+    factory, transformers = import_open_clip().factory, remote_code()
+    own, seconds = (factory.HFTokenizer, factory.SimpleTokenizer), transformers and transformers.TIME_OUT_REMOTE_CODE
+
+    def known(kwargs):
+        if strange := sorted(kwargs.keys() - TOKENIZER_SETTINGS):
+            raise UserError(f"{what} asks for a tokenizer with {strange[0]!r}, which is not let through: choose another CLIP")
+        return kwargs
+
+    factory.HFTokenizer = lambda name, **kwargs: own[0](name, **known(kwargs), trust_remote_code=False)
+    factory.SimpleTokenizer = lambda **kwargs: own[1](**known(kwargs))
+    if transformers:
+        transformers.TIME_OUT_REMOTE_CODE = 0  # it would ask on the terminal whether to run the code
+    try:
+        yield
+    finally:
+        factory.HFTokenizer, factory.SimpleTokenizer = own
+        if transformers:
+            transformers.TIME_OUT_REMOTE_CODE = seconds
+
+
+def remote_code():
+    """The module of transformers that runs code from outside, if it is asked to; None without transformers."""
+    try:
+        from transformers import dynamic_module_utils
+    except ImportError:
+        return None
+    return dynamic_module_utils
 
 
 def refuse_pickle(file, what):

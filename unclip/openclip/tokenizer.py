@@ -5,6 +5,8 @@ import functools
 import importlib.util
 from pathlib import Path
 
+MAX_CAPTION = 4000  # characters that are tokenized, far more than any context holds
+
 
 def clip_tokenizer(context_length):
     """OpenCLIP's own tokenizer (CLIP's byte-pair encoding, 49,408 entries)."""
@@ -21,6 +23,11 @@ def tokenizer_module():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def beginnings(captions):
+    """Captions as a list, of very long ones as much as can matter: a tokenizer takes its time for all of a text."""
+    return [c if len(c) <= MAX_CAPTION else " ".join(c.split())[:MAX_CAPTION] for c in captions]
 
 
 def token_mask(tokens, tokenizer):

@@ -1,0 +1,86 @@
+import json
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unclip.clip import FrozenCLIP
+from unclip.config import check
+from unclip.decoder import Decoder
+from unclip.errors import UserError
+from unclip.hub import load_clip
+from unclip.model_index import read_index, read_vocabulary
+from unclip.pipeline import Settings
+from unclip.prior import DiffusionPrior
+from unclip.upsampler import Upsampler
+
+from .mutations import damaged, texts_of, weights_of
+
+READERS = {"prior": DiffusionPrior, "decoder": Decoder, "upsampler-1": Upsampler}
+
+
+def read_or_refused(watch, read):
+    """What `read` gives, None where it is refused in one line."""
+    with watch():
+        try:
+            return read()
+        except UserError as error:
+            assert "\n" not in str(error) and str(error).encode() and len(str(error)) < 2000
+            return None
+
+
+@pytest.fixture
+def copy(cascade_files, tmp_path):
+    """copy(FILE, content): the folder of a model in which one file is another."""
+    folder = shutil.copytree(cascade_files, tmp_path / "model")
+
+    def changed(file, content):
+        for each in cascade_files.rglob("*"):
+            if each.is_file() and (to := folder / each.relative_to(cascade_files)).read_bytes() != each.read_bytes():
+                shutil.copyfile(each, to)
+        (folder / file).write_bytes(content)
+        return folder
+
+    return changed
+
+
+@pytest.mark.parametrize("part", READERS)
+@given(data=st.data())
+def test_any_part_is_read_or_refused(watch, copy, cascade_files, part, data):
+    file = data.draw(st.sampled_from(["config.json", "model.safetensors"]))
+    right = (cascade_files / part / file).read_bytes()
+    content = data.draw(texts_of(json.loads(right)) if file == "config.json" else weights_of(right))
+    read = read_or_refused(watch, lambda: READERS[part].from_pretrained(copy(f"{part}/{file}", content) / part))
+    if read is not None:  # then it is as large as the file says
+        tensors = read.state_dict().values()
+        assert 2 * sum(t.numel() for t in tensors) < (cascade_files / part / "model.safetensors").stat().st_size
+        assert not any(t.is_meta for t in tensors)
+
+
+@given(data=st.data())
+def test_any_clip_folder_is_read_or_refused(watch, copy, cascade_files, data):
+    file = data.draw(st.sampled_from(["open_clip_config.json", "open_clip_config.json", "open_clip_model.safetensors"]))
+    right = (cascade_files / "clip" / file).read_bytes()
+    content = data.draw(texts_of(json.loads(right)) if file.endswith(".json") else weights_of(right))
+
+    def read():
+        clip = FrozenCLIP(copy(f"clip/{file}", content) / "clip")
+        if data.draw(st.integers(0, 3)) == 0:
+            clip.whole()
+        return clip.encode_text(["a dog"]).embed
+
+    read_or_refused(watch, read)
+
+
+@given(data=st.data())
+def test_any_index_and_vocabulary_are_read_or_refused(watch, copy, cascade_files, data):
+    file = data.draw(st.sampled_from(["model_index.json", "model_index.json", "vocabulary.txt"]))
+    right = (cascade_files / file).read_bytes()
+    content = data.draw(texts_of(json.loads(right)) if file == "model_index.json" else damaged(right))
+    folder = copy(file, content)
+    settings = read_or_refused(watch, lambda: check(Settings, read_index(folder)["defaults"], folder))
+    assert settings is None or settings.num_inference_steps >= 1
+    words = read_or_refused(watch, lambda: read_vocabulary(folder))
+    assert words is None or all(isinstance(word, str) for word in words)
+    read_or_refused(watch, lambda: load_clip(folder))
