@@ -18,6 +18,7 @@ from .data.manifest import all_shards
 from .data.shards import estimated_samples, find_shards, write_shards
 from .embed import kinds_of, load, workers_of
 from .errors import UserError
+from .openclip.architecture import architecture_of, sizes_of
 
 SHARD, SHARD_BYTES = 10_000, 300_000_000  # samples, and about the bytes, of a full shard of img2dataset's
 TOKENS = 20  # of a caption, start and end included
@@ -31,7 +32,7 @@ def cost(
     """Print what it costs to embed `pairs` pictures, and with `texts` their captions. Nothing is written.
 
     data: a folder of shards to measure with and, where pairs is None, to count; or None. rate: pictures a second on a GPU,
-    None: measured. price: of an hour of a GPU, in dollars, or None; gpus: how many run at once. The rest: see `embed`.
+    None: measured with the CLIP's weights, which are not needed else. price: of an hour of a GPU, in dollars, or None; gpus: how many run at once. The rest: see `embed`.
 
     Raises:
         UserError: numbers that are not positive, or nothing to count; and as `embed`.
@@ -43,12 +44,15 @@ def cost(
         raise UserError("how many pictures? give --pairs N, or --data DIR to count its own")
     shards = [] if data is None else find_shards(data, split) if split else all_shards(data)
     pairs = round(pairs) if pairs else estimated_samples(shards)
-    clip = load(clip_name, pretrained, unit_variance, device)
-    clip.to(getattr(torch, dtype_of(dtype, clip.device)))
-    on = "GPU" if rate or clip.device.type == "cuda" else f"computer like this, on its {clip.device.type}"
-    width, dim = clip.encode_text([""]).states.shape[-1], clip.embed_dim
-    how = "--rate"
-    if rate is None:
+    on, how = "GPU", "--rate"
+    if rate is not None:  # then nothing need be fetched for it
+        dim, width, _ = sizes_of(architecture_of(clip_name), clip_name)
+    else:
+        clip = load(clip_name, pretrained, unit_variance, device)
+        clip.to(getattr(torch, dtype_of(dtype, clip.device)))
+        dim, width = clip.embed_dim, clip.encode_text([""]).states.shape[-1]
+        if clip.device.type != "cuda":
+            on = f"computer like this, on its {clip.device.type}"
         workers = workers_of(workers, clip.device)
         rate = measured_rate(clip, kinds_of(clip, texts), shards, workers)
         source = f"pictures of {data}" if shards else f"made-up JPEGs of {MADE_UP}x{MADE_UP}"

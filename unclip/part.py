@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .bare import bare
+from .bare import MOST, bare
 from .config import check, signature_model
 from .errors import UserError, first_line
 from .files import new_file, read_json
@@ -69,7 +69,7 @@ class Part(nn.Module):
         return part.eval()
 
     @classmethod
-    def _from_config(cls, path, most):
+    def _from_config(cls, path, most=MOST):
         """The part that a config file describes, without weights: on the meta device. most: how many it may have."""
         try:
             config = dict(read_json(path))

@@ -18,6 +18,7 @@ from training.toys import Batches, Line, config
 
 from unclip.contrastive import ContrastiveCLIP
 from unclip.decoder import Decoder
+from unclip.errors import UserError
 from unclip.openclip.tokenizer import clip_tokenizer
 from unclip.training.loop import train
 from unclip.training.processes import process
@@ -44,8 +45,16 @@ def ddp(folder):
         stopped = True
     else:
         stopped = False
+    try:  # the folder that the first of them sees has a finished run
+        apart = folder / (f"of{world}" if rank == 0 else "nothing")
+        train(Line(), batches, [], config(apart, batch_size=TOGETHER // world, steps=STEPS), export=lambda m: None)
+    except UserError as error:
+        refused = str(error)
+    else:
+        refused = None
     weights = {k: v.tolist() for k, v in model.state_dict().items() if k != "seen"}
-    return {"world": world, "weights": weights, "gradients": contrastive_gradients(rank, world), "stopped": stopped}
+    gradients = contrastive_gradients(rank, world)
+    return {"world": world, "weights": weights, "gradients": gradients, "stopped": stopped, "refused": refused}
 
 
 def contrastive_gradients(rank, world):

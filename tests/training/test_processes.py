@@ -56,6 +56,7 @@ def test_several_processes_are_one_with_the_same_batch(tmp_path, processes):
     anew()
     for one in found:
         assert one["world"] == processes and one["stopped"]
+        assert "on a disk that all share" in one["refused"]
         for name, value in expected["weights"].items():
             torch.testing.assert_close(torch.tensor(one["weights"][name]), torch.tensor(value), atol=1e-6, rtol=0)
         for gradient, whole in zip(one["gradients"], expected["gradients"]):

@@ -11,8 +11,8 @@ from networks.randomness import randomise
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from unclip.training.loop import ForwardIsLoss
-from unclip.training.sharding import BLOCKS, gather_for_methods
+from unclip.training.loop import ForwardIsLoss, initialise
+from unclip.training.sharding import BLOCKS, gather_for_methods, in_pieces, put_back, wholes
 from unclip.upsampler import Upsampler
 
 
@@ -50,3 +50,19 @@ def test_a_step_is_the_same_with_blocks_gathered_one_by_one(alone, make_prior, m
     assert blocks and expected
     for name, parameter in sharded.model.named_parameters():
         torch.testing.assert_close(parameter.grad.full_tensor(), expected[name].grad, msg=name)
+
+
+def test_weights_from_a_file_come_into_their_pieces(alone, make_decoder, tmp_path):
+    """As `train.init_from` and a checkpoint bring them; other shapes and names are refused as they are without pieces."""
+    start, model = make_decoder(), ForwardIsLoss(make_decoder())
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    fully_shard(model, mesh=alone)
+    start.save(tmp_path, None)
+    initialise(model.model, tmp_path / "model.safetensors")
+    found = wholes(model.model.state_dict())
+    assert in_pieces(model.model.state_dict()) and found.keys() == start.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in start.state_dict().items())
+    for state in ({"null_image": torch.zeros(3)}, {"other": torch.zeros(3)}):
+        with pytest.raises(RuntimeError, match="size mismatch" if "null_image" in state else "Unexpected key"):
+            put_back(model.model, {**model.model.state_dict(), **state})

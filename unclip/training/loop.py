@@ -26,7 +26,7 @@ from .meter import Meter
 from .optimizers import build_optimizer, rate_at
 from .precision import chosen_precision
 from .processes import on_cpu
-from .sharding import BLOCKS, gather_for_methods, shard_on_cpu, whole
+from .sharding import BLOCKS, gather_for_methods, put_back, shard_on_cpu, whole
 from .speed import allow_tf32, checkpoint_gradients, compile_networks
 from .stop import Stop
 from .trouble import KNOWN, Trouble
@@ -51,7 +51,8 @@ def train(model, batches, val_batches, config, *, export, sample=None, metrics=N
         metrics: called as metrics(model) -> dict of numbers, with every validation.
 
     Raises:
-        UserError: the loss is no longer finite or explodes, a checkpoint does not fit, or a setting is not for this model.
+        UserError: the loss is no longer finite or explodes, a checkpoint does not fit or not all processes see it, or a setting
+            is not for this model.
         KeyboardInterrupt: at the end of the step in which a signal to stop came (see stop.py), with all of it saved.
     """
     Training(model, batches, val_batches, config, export, sample, metrics).go()
@@ -84,6 +85,8 @@ class Training:
         )
         self.trouble, self.meter = Trouble(self.run, self.settings.max_skipped), Meter(accelerator.device)
         self.counters = self.checkpoints.load() or self.initial()
+        if self.processes > 1 and len(set(gather_object([self.counters["step"]]))) > 1:
+            raise UserError(f"the processes find other checkpoints in {self.run}: train.run has to be on a disk that all share")
 
     def initial(self):
         """The counters of a new run, whose weights begin as the config says."""
@@ -321,7 +324,7 @@ def initialise(model, file):
     prefix = getattr(model, "exported_prefix", "")
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
     try:
-        model.load_state_dict(kept | {prefix + name: tensor for name, tensor in load_file(file).items()})
+        put_back(model, kept | {prefix + name: tensor for name, tensor in load_file(file).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"train.init_from={file}: {' '.join(str(error).split())[:200]}") from None
 

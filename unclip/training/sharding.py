@@ -37,14 +37,18 @@ def alike(value: Tensor, place: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put_back(module, state):
-    """What `load_state_dict` does, with whole tensors into a module whose own may be in pieces.
+    """What `load_state_dict` does, with whole tensors, or its own, into a module whose weights may be in pieces.
 
     Raises:
         RuntimeError: names or shapes that are not this module's.
     """
     places = module.state_dict()
-    fitting = {k: alike(v, places[k]) if k in places and v.shape == places[k].shape else v for k, v in state.items()}
-    module.load_state_dict(fitting)
+
+    def fitting(name, value):
+        fits = name in places and value.shape == places[name].shape and not isinstance(value, DTensor)
+        return alike(value, places[name]) if fits else value
+
+    module.load_state_dict({name: fitting(name, value) for name, value in state.items()})
 
 
 def gather_for_methods(model):
