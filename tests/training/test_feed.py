@@ -85,7 +85,7 @@ def test_an_error_comes_with_the_step_that_it_is_of():
         assert ahead.at(4) == {"step": 4}
 
 
-@pytest.mark.parametrize("error", [None, UserError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [None, UserError("a line"), KeyboardInterrupt])
 def test_no_thread_is_left(error):
     source = Watched()
     try:

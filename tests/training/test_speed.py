@@ -19,6 +19,12 @@ class OneBatch:
     def at(self, step):
         return self.batch
 
+    def state(self):
+        return {}
+
+    def load(self, state):
+        pass
+
 
 @pytest.fixture
 def trained(batch, make_prior, make_decoder, tmp_path):
