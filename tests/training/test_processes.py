@@ -29,7 +29,8 @@ def launch(what, folder, processes, kind, *options):
     accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     config = ["--config_file", REPOSITORY / "configs" / "accelerate" / f"{kind}.yaml"]
     shape = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", port]
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     outside = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
     done = subprocess.run(
         [*accelerate, *config, *shape, *options, SCRIPT, what, folder],
