@@ -37,9 +37,9 @@ def prepare(accelerator, module, optimizer, config):
         "bf16": {"enabled": False},
     }
     accelerator.gradient_accumulation_steps = config.train.accumulate
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
     engine, wrapped = accelerator.prepare(module, optimizer)
-    accelerator.deepspeed_engine_wrapped = shared = SharedOptimizer(engine, wrapped.optimizer, parameters)
+    accelerator.deepspeed_engine_wrapped = shared = SharedOptimizer(engine, wrapped.optimizer, groups)
     return engine, shared
 
 
@@ -67,13 +67,13 @@ class SharedOptimizer:
 
     Accelerate calls `backward` and `get_global_grad_norm` of it, too, for its own.
 
-    engine: DeepSpeed's, of the module; zero: its optimizer, which has the moments of this process's share; parameters: the
-    module's, as the optimizer numbers them.
+    engine: DeepSpeed's, of the module; zero: its optimizer, which has flat tensors of this process's share, and their moments;
+    param_groups: with the module's parameters, whose learning rates count.
     """
 
-    def __init__(self, engine, zero, parameters):
-        self.engine, self.zero, self.parameters, self.due = engine, zero, parameters, False
-        self.optimizer, self.param_groups = zero.optimizer, zero.param_groups
+    def __init__(self, engine, zero, param_groups):
+        self.engine, self.zero, self.optimizer, self.param_groups = engine, zero, zero.optimizer, param_groups
+        self.parameters, self.due = [p for group in param_groups for p in group["params"]], False
 
     def backward(self, loss, sync_gradients=True):
         """Add a loss's gradients, which the last one of a step reduces over all processes."""
@@ -90,6 +90,8 @@ class SharedOptimizer:
         return float(self.zero.scaled_global_norm())
 
     def step(self):
+        for group, flat in zip(self.param_groups, self.zero.param_groups, strict=True):
+            flat["lr"] = group["lr"]
         self.engine.step()
         self.due = False
 
@@ -101,7 +103,7 @@ class SharedOptimizer:
 
         spoilt = self.parameters[0]
         if is_divided(spoilt):
-            safe_set_local_grad(spoilt, torch.full_like(spoilt.ds_tensor, torch.nan))
+            safe_set_local_grad(spoilt, share(torch.full(spoilt.ds_shape, torch.nan), spoilt))
         else:
             safe_set_full_grad(spoilt, torch.full_like(spoilt, torch.nan))
         self.step()
@@ -149,16 +151,13 @@ class SharedOptimizer:
 
     def begin_states(self):
         """Moments of zero: torch's optimizer makes them at its first step, here one of no length."""
-        rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
+        for group in self.zero.param_groups:
             group["lr"] = 0.0
         flat = self.zero.fp32_partitioned_groups_flat if self.divides_weights() else self.zero.single_partition_of_fp32_groups
         for number, tensor in enumerate(flat):
             tensor.grad = torch.zeros_like(tensor)
             self.zero._optimizer_step(number)
             tensor.grad = None
-        for group, rate in zip(self.param_groups, rates):
-            group["lr"] = rate
         self.link_states()
 
     def link_states(self):
