@@ -5,6 +5,7 @@ backward pass by itself, the step, is told apart again here, so that the loop ca
 """
 
 import functools
+import math
 import os
 
 import torch
@@ -45,10 +46,6 @@ def prepare(accelerator, module, optimizer, config):
 
 def check(plugin, config):
     """Raises UserError where ZeRO cannot do what is asked for."""
-    import deepspeed
-
-    if compare_versions("deepspeed", "<", OLDEST):
-        raise UserError(f"DeepSpeed {deepspeed.__version__} is too old: pip install 'deepspeed>={OLDEST}'")
     if plugin.zero_stage not in (2, 3):
         raise UserError(f"DeepSpeed's ZeRO stage {plugin.zero_stage} is not supported: set zero_stage to 2 or 3")
     if plugin.hf_ds_config.is_offload():
@@ -60,6 +57,8 @@ def check(plugin, config):
         )
     if config.train.precision == "fp16":
         raise UserError("train.precision fp16 is not supported with DeepSpeed: use --set train.precision=bf16")
+    if compare_versions("deepspeed", "<", OLDEST):
+        raise UserError(f"this DeepSpeed is too old: pip install 'deepspeed>={OLDEST}'")
 
 
 class SharedOptimizer:
@@ -82,12 +81,12 @@ class SharedOptimizer:
         self.due = sync_gradients
 
     def get_global_grad_norm(self):
-        """Of the gradients of all processes, before they are clipped: a float, inf where they are not finite."""
-        if self.divides_weights():
-            from deepspeed.runtime.utils import combine_grad_norm_groups
+        """Of the gradients of all processes, before they are clipped: a float, nan where they are not finite."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups
 
-            return float(combine_grad_norm_groups(self.zero._get_norm_groups()))
-        return float(self.zero.scaled_global_norm())
+        divided = is_divided(self.parameters[0])
+        norm = combine_grad_norm_groups(self.zero._get_norm_groups()) if divided else self.zero.scaled_global_norm()
+        return float(norm) if math.isfinite(norm) else math.nan
 
     def step(self):
         for group, flat in zip(self.param_groups, self.zero.param_groups, strict=True):
@@ -108,9 +107,6 @@ class SharedOptimizer:
             safe_set_full_grad(spoilt, torch.full_like(spoilt, torch.nan))
         self.step()
 
-    def divides_weights(self):
-        return is_divided(self.parameters[0])
-
     def state_dict(self):
         """{"state": {index: {name: whole tensor, or number of steps}}}, as torch's AdamW without groups. All have to ask for it.
 
@@ -123,7 +119,7 @@ class SharedOptimizer:
         first = self.states()[0]
         names = [name for name in first if name != "step"]
         return {"state": {
-            index: {"step": first["step"].clone(), **{name: safe_get_full_optimizer_state(p, name).cpu() for name in names}}
+            index: {"step": first["step"].clone()} | {name: safe_get_full_optimizer_state(p, name).cpu() for name in names}
             for index, p in enumerate(self.parameters)
         }}  # fmt: skip
 
@@ -153,7 +149,8 @@ class SharedOptimizer:
         """Moments of zero: torch's optimizer makes them at its first step, here one of no length."""
         for group in self.zero.param_groups:
             group["lr"] = 0.0
-        flat = self.zero.fp32_partitioned_groups_flat if self.divides_weights() else self.zero.single_partition_of_fp32_groups
+        divided = is_divided(self.parameters[0])
+        flat = self.zero.fp32_partitioned_groups_flat if divided else self.zero.single_partition_of_fp32_groups
         for number, tensor in enumerate(flat):
             tensor.grad = torch.zeros_like(tensor)
             self.zero._optimizer_step(number)
@@ -164,7 +161,7 @@ class SharedOptimizer:
         """Let stage 2 know where the moments of each weight are: by itself it knows it of the first group alone."""
         from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
-        if not self.divides_weights():
+        if not is_divided(self.parameters[0]):
             for group, flat in zip(self.zero.bit16_groups, self.zero.single_partition_of_fp32_groups):
                 lazy_init_hp_params_optimizer_state(group, flat, self.optimizer.state)
 
@@ -208,7 +205,8 @@ def put_back(places, state):
     from deepspeed.runtime.zero import GatheredParameters
 
     shapes = {name: getattr(place, "ds_shape", place.shape) for name, place in places.items()}
-    others = [name for name in sorted(shapes.keys() | state.keys()) if name not in state or state[name].shape != shapes.get(name)]
+    given = {name: value.shape for name, value in state.items()}
+    others = [name for name in sorted(shapes.keys() | given.keys()) if shapes.get(name) != given.get(name)]
     if others:
         raise RuntimeError(f"{others[0]} is missing, or of another model")
     for name, place in places.items():
