@@ -43,7 +43,7 @@ def test_there_is_one_for(name):
 def test_deepspeed_has_its_stage():
     for stage in (2, 3):
         args = launched(REPOSITORY / f"configs/accelerate/deepspeed_zero{stage}.yaml")
-        assert (args.zero_stage, args.gradient_clipping) == (stage, 1.0)
+        assert args.zero_stage == stage
 
 
 def test_fsdp_is_asked_for_and_the_training_says_what_it_gathers(monkeypatch):

@@ -1,6 +1,7 @@
 """What the processes of a test do: python several.py WHAT FOLDER; each writes FOLDER/WHAT.RANK.json.
 
-ddp: trains the toy, then asks for the gradients of a contrastive loss, then is told to stop. fsdp: trains a decoder in pieces.
+ddp: trains the toy, then asks for the gradients of a contrastive loss, then is told to stop. sharded: trains a decoder, in
+pieces or not. zero: trains decoders, and the toy on batches of which two are harmful, with DeepSpeed or without.
 """
 
 import json
@@ -12,7 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from conftest import CLIP_CONFIG, D, SIDE, UNET
 from training.toys import Batches, Line, config
 
@@ -20,9 +23,10 @@ from unclip.contrastive import ContrastiveCLIP
 from unclip.decoder import Decoder
 from unclip.errors import UserError
 from unclip.openclip.tokenizer import clip_tokenizer
+from unclip.training import sharding
 from unclip.training.loop import train
 from unclip.training.processes import process
-from unclip.training.sharding import in_pieces
+from unclip.training.sharding import in_pieces, live_state
 
 TOGETHER, STEPS = 8, 3  # samples of a step in all processes
 CAPTIONS = ["a dog", "a cat", "a dog", "a red car", "a car", "a bridge", "a blue car", "a puppy"]
@@ -98,19 +102,20 @@ class Pictures:
         assert state == {"rank": self.rank}
 
 
-def decoder_run(folder, steps):
+def decoder_run(folder, steps, **options):
     """Train a small decoder in `folder`, or go on with it: whether it was in pieces, and the averaged weights."""
     torch.manual_seed(0)
     state, exported = process(), {}
     model = Decoder(unet=UNET, image_size=SIDE, embed_dim=D)
     pictures = Pictures(TOGETHER // state.num_processes, state.process_index)
-    settings = config(folder, {"lr": 1e-3}, steps=steps, batch_size=pictures.size, log_every=1, validate_every=2, sample_every=2)
+    options = {"log_every": 1, "validate_every": 2, "sample_every": 2, **options}
+    settings = config(folder, {"lr": 1e-3}, steps=steps, batch_size=pictures.size, **options)
     train(
         model, pictures, [pictures.at(999)], settings,
         export=lambda m: exported.update({k: v.tolist() for k, v in m.state_dict().items()}),
         sample=sampled,
     )  # fmt: skip
-    return {"in_pieces": in_pieces(dict(model.named_parameters())), "exported": exported}
+    return {"in_pieces": in_pieces(live_state(model)), "exported": exported}
 
 
 def sampled(decoder):
@@ -125,10 +130,55 @@ def sharded(folder):
     return decoder_run(folder / ("pieces" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else "whole"), STEPS)
 
 
+def zero(folder):
+    """The same decoder in float32 and bfloat16; a run that is begun without DeepSpeed, and goes on with it; the toy."""
+    with_it = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    whole = decoder_run(folder / "whole", STEPS)
+    anew()
+    goes_on = decoder_run(folder / "begun", STEPS if with_it else STEPS - 1)
+    anew()
+    decoder_run(folder / "half", STEPS, precision="bf16", gradient_checkpointing=True)
+    anew()
+    toy = Line()
+    options = {"steps": 24, "accumulate": 2, "batch_size": TOGETHER // process().num_processes, "log_every": 1}
+    batches = Harmful(options["batch_size"], process().process_index, process().num_processes)
+    toy_config = config(folder / "toy", {"clip_norm": 0.5}, **options)
+    train(toy, batches, [batches.at(999)], toy_config, export=lambda m: None)
+    return {**whole, "goes_on": goes_on["exported"]}
+
+
+class Harmful(Batches):
+    """Of the parts of two steps' batches one has a loss that is no number, and one that is far too large."""
+
+    def at(self, step):
+        batch = super().at(step)
+        return {**batch, "scale": {5: torch.nan, 45: 1e4}.get(step if self.rank == 0 else None, 1.0)}
+
+
+def anew():
+    """Let a second training in these processes choose its precision, too."""
+    state = PartialState()
+    if state.distributed_type == DistributedType.DEEPSPEED:
+        state.distributed_type = DistributedType.MULTI_CPU
+    AcceleratorState._reset_state()
+
+
+def divide_small_weights():
+    """ZeRO-3 leaves weights of less than 100,000 numbers whole in each process, which here are all."""
+    prepare = sharding.zero.prepare
+
+    def prepare_dividing(accelerator, *args):
+        accelerator.deepspeed_plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return prepare(accelerator, *args)
+
+    sharding.zero.prepare = prepare_dividing
+
+
 def main(what, folder):
     torch.set_num_threads(1)
     Accelerator.end_training = lambda self: None  # it would take the processes apart, before a second training
-    found = {"ddp": ddp, "sharded": sharded}[what](Path(folder))
+    divide_small_weights()
+    found = {"ddp": ddp, "sharded": sharded, "zero": zero}[what](Path(folder))
     Path(folder, f"{what}{process().num_processes}.{process().process_index}.json").write_text(json.dumps(found))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
 
 from unclip.training.processes import on_cpu
 
@@ -29,7 +30,8 @@ def launch(what, folder, processes, kind, *options):
     accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     config = ["--config_file", REPOSITORY / "configs" / "accelerate" / f"{kind}.yaml"]
     shape = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", port]
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     outside = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
     done = subprocess.run(
         [*accelerate, *config, *shape, *options, SCRIPT, what, folder],
@@ -41,6 +43,13 @@ def launch(what, folder, processes, kind, *options):
 
 def log_of(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_log(run, other, rel):
+    """That all figures are alike but those of time and memory."""
+    for line, expected in zip(log_of(run), log_of(other), strict=True):
+        for name in line.keys() - {"seconds", "images_per_second", "waiting_for_data", "memory_gib"}:
+            assert line[name] == pytest.approx(expected[name], rel=rel, nan_ok=True), name
 
 
 def anew():
@@ -77,9 +86,7 @@ def test_in_pieces_it_is_the_same_and_one_process_reads_it(tmp_path):
     assert not in_pieces[1]["exported"] and in_pieces[0]["exported"].keys() == whole[0]["exported"].keys()
     for name, value in whole[0]["exported"].items():
         torch.testing.assert_close(torch.tensor(in_pieces[0]["exported"][name]), torch.tensor(value), atol=1e-5, rtol=1e-4)
-    for line, other in zip(log_of(tmp_path / "pieces"), log_of(tmp_path / "whole"), strict=True):
-        for name in line.keys() - {"seconds", "images_per_second", "waiting_for_data", "memory_gib"}:
-            assert line[name] == pytest.approx(other[name], rel=1e-4), name
+    assert_same_log(tmp_path / "pieces", tmp_path / "whole", 1e-4)
     assert (tmp_path / "pieces" / "samples" / "0000003.png").is_file()
 
     shutil.copytree(tmp_path / "pieces", tmp_path / "on")
@@ -89,6 +96,38 @@ def test_in_pieces_it_is_the_same_and_one_process_reads_it(tmp_path):
     for name, value in alone["exported"].items():
         assert value == in_pieces[0]["exported"][name]
     assert checkpoint_of(tmp_path / "on").name == "00000003"
+
+
+@pytest.fixture(scope="module")
+def without_deepspeed(tmp_path_factory):
+    """What two processes of DDP learn, and where."""
+    folder = tmp_path_factory.mktemp("ddp")
+    return folder, launch("zero", folder, 2, "cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_learns_the_same(tmp_path, without_deepspeed, stage):
+    """ZeRO: from the start, or going on with a run that DDP has begun, it learns what DDP does, and keeps it in files of the
+    same names and shapes. It leaves the same steps out, clips and adds up gradients alike, and in bfloat16 is near."""
+    pytest.importorskip("deepspeed", reason="needs pip install deepspeed")
+    ddp, expected = without_deepspeed
+    shutil.copytree(ddp / "begun", tmp_path / "begun")
+    found = launch("zero", tmp_path, 2, f"deepspeed_zero{stage}")
+    assert [one["in_pieces"] for one in found] == [stage == 3] * 2
+    for name, value in expected[0]["exported"].items():
+        for one in ("exported", "goes_on"):
+            torch.testing.assert_close(torch.tensor(found[0][one][name]), torch.tensor(value), atol=1e-6, rtol=1e-5)
+    for run, other in [("whole", "whole"), ("begun", "whole"), ("toy", "toy")]:
+        assert_same_log(tmp_path / run, ddp / other, 1e-4)
+        for part in ("model", "ema", "optimizer"):
+            files = [load_file(checkpoint_of(folder) / f"{part}.safetensors") for folder in (tmp_path / run, ddp / other)]
+            assert files[0].keys() == files[1].keys()
+            for name, value in files[0].items():
+                torch.testing.assert_close(value, files[1][name], atol=1e-6, rtol=1e-4)
+    assert_same_log(tmp_path / "half", ddp / "half", 1e-3)
+    assert log_of(tmp_path / "half")[0]["gradient_norm"] != log_of(tmp_path / "whole")[0]["gradient_norm"]
+    assert counters_of(tmp_path / "toy")["skipped_steps"] == 2
 
 
 @pytest.mark.parametrize("environment, answer", [

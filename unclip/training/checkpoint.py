@@ -19,7 +19,7 @@ from ..config import save_config
 from ..errors import UserError
 from ..files import new_folder, sync
 from .same_run import difference
-from .sharding import alike, put_back, wholes
+from .sharding import alike, live_state, put_back, shape_of, whole_state, wholes
 
 FOLDER = "checkpoints"
 
@@ -51,10 +51,14 @@ class Checkpoints:
             "optimizer": kind(self.optimizer),
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
         }
-        parts = {"model": self.model.state_dict(), "ema": self.ema.state, "optimizer": flatten(self.optimizer.state_dict()["state"])}
+        parts = {
+            "model": lambda: whole_state(live_state(self.model), self.model),
+            "ema": lambda: whole_state(self.ema.state, self.model),
+            "optimizer": lambda: wholes(flatten(self.optimizer.state_dict()["state"])),
+        }  # made one after the other: all of them would not fit beside each other
         with new_folder(self.folder / f"{counters['step']:08d}") if write else nullcontext() as folder:
-            for name, tensors in parts.items():
-                tensors = wholes(tensors)
+            for name, part in parts.items():
+                tensors = part()
                 if write:
                     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
             if write:
@@ -113,7 +117,7 @@ def load_optimizer(optimizer, state):
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, moments in state.items():
         for name, value in moments.items():
-            if value.ndim and (index >= len(parameters) or value.shape != parameters[index].shape):
+            if value.ndim and (index >= len(parameters) or value.shape != shape_of(parameters[index])):
                 raise ValueError("its optimizer state is of another model")
             if value.ndim:
                 moments[name] = alike(value, parameters[index])

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .sharding import alike, in_pieces, whole, wholes
+from .sharding import alike, in_pieces, live_state, whole, whole_state
 
 
 class EMA:
@@ -24,7 +24,7 @@ class EMA:
     def begin(self, model):
         """Take the weights of a model as they are, with no memory of others."""
         self.steps = 0
-        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.state = {k: v.clone() for k, v in live_state(model).items()}
         self._floats = [k for k, v in self.state.items() if v.is_floating_point()]
         self._others = [k for k, v in self.state.items() if not v.is_floating_point()]
 
@@ -32,7 +32,7 @@ class EMA:
     def update(self, model):
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        live = model.state_dict()
+        live = live_state(model)
         torch._foreach_lerp_([self.state[k] for k in self._floats], [live[k] for k in self._floats], 1 - decay)
         for name in self._others:
             self.state[name].copy_(live[name])
@@ -40,7 +40,7 @@ class EMA:
     @torch.no_grad()
     def distance(self, model):
         """How far the live weights are from the averaged ones, as a share of these: |weights - state| / |state|, a float."""
-        live = model.state_dict()
+        live = live_state(model)
         pairs = [(self.state[k], live[k]) for k in self._floats]
         apart = sum(whole((a - b).square().sum().double()) for a, b in pairs)
         size = sum(whole(a.square().sum().double()) for a, _ in pairs)
@@ -57,7 +57,7 @@ class EMA:
         """Inside the block there is a model with the averaged weights, in eval mode: this one, or where its weights are in
         pieces, the whole copy, to which all processes have to come together."""
         if in_pieces(self.state):
-            with self._whole_copy() as copy:
+            with self._whole_copy(model) as copy:
                 yield copy
             return
         live, training = {k: v.clone() for k, v in model.state_dict().items()}, model.training
@@ -70,8 +70,8 @@ class EMA:
             model.train(training)
 
     @contextmanager
-    def _whole_copy(self):
-        state = wholes(self.state)
+    def _whole_copy(self, model):
+        state = whole_state(self.state, model)
         if self.copy is None:
             yield None
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from .meter import Meter
 from .optimizers import build_optimizer, rate_at
 from .precision import chosen_precision
 from .processes import on_cpu
-from .sharding import BLOCKS, gather_for_methods, put_back, shard_on_cpu, whole
+from .sharding import BLOCKS, divides_weights, layout_for, live_state, prepared, put_back, shard_on_cpu, whole, whole_state
 from .speed import allow_tf32, checkpoint_gradients, compile_networks
 from .stop import Stop
 from .trouble import KNOWN, Trouble
@@ -69,16 +69,13 @@ class Training:
         self.main, self.processes = accelerator.is_main_process, accelerator.num_processes
         self.samples_a_step = self.settings.batch_size * self.settings.accumulate * self.processes
         allow_tf32(model, accelerator)
-        sharded = accelerator.distributed_type == DistributedType.FSDP
-        copy = deepcopy(model) if sharded and self.main else None
+        copy = deepcopy(model) if divides_weights(accelerator) and self.main else None
         if self.settings.gradient_checkpointing:
             checkpoint_gradients(model)
         if self.settings.compile is not None:
             compile_networks(model, self.settings.compile)
-        layout = torch.contiguous_format if sharded else torch.channels_last  # FSDP takes no other
-        model.to(accelerator.device, memory_format=layout)
-        self.ready, self.optimizer = accelerator.prepare(ForwardIsLoss(model), build_optimizer(model, config.optimizer))
-        gather_for_methods(model)
+        model.to(accelerator.device, memory_format=layout_for(accelerator))
+        self.ready, self.optimizer = prepared(accelerator, ForwardIsLoss(model), build_optimizer(model, config.optimizer), config)
         self.ema = EMA(model, self.settings.ema, copy)
         self.checkpoints = Checkpoints(
             self.run, config, model, self.ema, self.optimizer, accelerator.scaler, self.processes
@@ -322,9 +319,9 @@ def initialise(model, file):
     """Begin a run with the weights of an exported safetensors file: every key must be there, in its shape. What a model
     does not export stays as it is."""
     prefix = getattr(model, "exported_prefix", "")
-    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
+    kept = {name: tensor for name, tensor in live_state(model).items() if not name.startswith(prefix)}
     try:
-        put_back(model, kept | {prefix + name: tensor for name, tensor in load_file(file).items()})
+        put_back(model, whole_state(kept, model) | {prefix + name: tensor for name, tensor in load_file(file).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"train.init_from={file}: {' '.join(str(error).split())[:200]}") from None
 
