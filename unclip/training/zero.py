@@ -108,7 +108,7 @@ class SharedOptimizer:
         self.step()
 
     def state_dict(self):
-        """{"state": {index: {name: whole tensor, or number of steps}}}, as torch's AdamW without groups. All have to ask for it.
+        """{"state": {index: {name: whole tensor, or number of steps}}}, as torch's AdamW. All processes have to ask for it.
 
         Empty before the first step."""
         if not self.states():
