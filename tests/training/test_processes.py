@@ -101,6 +101,7 @@ def test_in_pieces_it_is_the_same_and_one_process_reads_it(tmp_path):
 @pytest.fixture(scope="module")
 def without_deepspeed(tmp_path_factory):
     """What two processes of DDP learn, and where."""
+    pytest.importorskip("deepspeed", reason="needs pip install deepspeed")
     folder = tmp_path_factory.mktemp("ddp")
     return folder, launch("zero", folder, 2, "cpu")
 
@@ -110,7 +111,6 @@ def without_deepspeed(tmp_path_factory):
 def test_deepspeed_learns_the_same(tmp_path, without_deepspeed, stage):
     """ZeRO: from the start, or going on with a run that DDP has begun, it learns what DDP does, and keeps it in files of the
     same names and shapes. It leaves the same steps out, clips and adds up gradients alike, and in bfloat16 is near."""
-    pytest.importorskip("deepspeed", reason="needs pip install deepspeed")
     ddp, expected = without_deepspeed
     shutil.copytree(ddp / "begun", tmp_path / "begun")
     found = launch("zero", tmp_path, 2, f"deepspeed_zero{stage}")
