@@ -25,15 +25,15 @@ def test_fsdp_divides_all_but_what_is_gathered(model):
     assert rows == {"weights": N / 2, "gradients": N / 2, "moments": N, "EMA": N / 2, "gathered": 2 * N, "frozen": 70}
 
 
-def test_zero_has_16_bytes_a_weight_and_divides_12_14_or_all(model):
-    """Rajbhandari et al. 2020, "ZeRO", section 3.1 and figure 1: 2 + 2 + K with K = 12 in mixed precision."""
-    for strategy, whole in (("zero2", 2), ("zero3", 0)):
-        rows = held(model, 0, 8 * N, strategy, 8, 2)
-        assert rows["weights"] + rows["gradients"] + rows["moments"] == whole * N + (16 - whole) * N / 8
-        alone = held(model, 0, 8 * N, strategy, 1, 2)
-        assert alone["weights"] + alone["gradients"] + alone["moments"] == 16 * N
-        in_float32 = held(model, 0, 8 * N, strategy, 1, None)
-        assert in_float32["weights"] + in_float32["gradients"] + in_float32["moments"] == 16 * N
+def test_zero_divides_16_or_all_of_its_20_bytes_a_weight(model):
+    """Rajbhandari et al. 2020, "ZeRO", figure 1: stage 2 divides gradients and the optimizer's, stage 3 weights, too. In float32
+    these are 4 each, and moments and the copy that learns 12."""
+    for strategy, whole in (("zero2", 4), ("zero3", 0)):
+        for half_bytes in (2, None):
+            rows = held(model, 0, 8 * N, strategy, 8, half_bytes)
+            assert rows["weights"] + rows["gradients"] + rows["moments"] == whole * N + (20 - whole) * N / 8
+            alone = held(model, 0, 8 * N, strategy, 1, half_bytes)
+            assert alone["weights"] + alone["gradients"] + alone["moments"] == 20 * N
 
 
 def test_frozen_weights_have_no_gradients(model):

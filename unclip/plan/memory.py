@@ -11,8 +11,8 @@ ROOM = 0.9  # of a card's memory, that is counted on: libraries, the CUDA contex
 def held(model, frozen, moments, strategy, gpus, half_bytes=None):
     """{what for: bytes on each GPU} of a model in training, besides activations.
 
-    Weights, gradients, moments and the EMA copy are float32. With mixed precision FSDP gathers weights in half precision, and
-    DeepSpeed has weights and gradients in it, and beside the moments float32 weights, which are the ones that learn.
+    Weights, gradients, moments and the EMA copy are float32. With mixed precision FSDP gathers weights in half precision.
+    DeepSpeed has a second copy of the weights beside the moments, the one that learns (see training/zero.py).
 
     model: on whatever device; frozen: bytes of other modules, whole on each GPU; moments: bytes of the optimizer, undivided.
     half_bytes: of a number in half precision; None: no mixed precision.
@@ -21,22 +21,20 @@ def held(model, frozen, moments, strategy, gpus, half_bytes=None):
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = sum(tensor.nbytes for tensor in model.state_dict().values())
-    size = half_bytes or 4
     if strategy == "ddp":
         rows = {"weights": state, "gradients": 4 * trained, "moments": moments, "EMA": state}
         return rows | {"buckets": 4 * trained if gpus > 1 else 0, "frozen": frozen}
     if strategy == "fsdp":
         rows = {"weights": state, "gradients": 4 * trained, "moments": moments, "EMA": state}
-        return {name: value / gpus for name, value in rows.items()} | {"gathered": gathered(model) * size, "frozen": frozen}
-    masters = 4 * trained if half_bytes else 0
+        return {name: value / gpus for name, value in rows.items()} | {"gathered": gathered(model) * (half_bytes or 4), "frozen": frozen}
     whole = 1 if strategy == "zero2" else gpus
     return {
-        "weights": state * size / 4 / whole,
-        "gradients": size * trained / gpus,
-        "moments": (moments + masters) / gpus,
+        "weights": state / whole,
+        "gradients": 4 * trained / gpus,
+        "moments": (moments + 4 * trained) / gpus,
         "EMA": state / whole,
-        "buckets": 2 * size * min(BUCKET, trained),
-        **({"gathered": size * min(LIVE, trained)} if strategy == "zero3" else {}),
+        "buckets": 2 * 4 * min(BUCKET, trained),
+        **({"gathered": 4 * min(LIVE, trained)} if strategy == "zero3" else {}),
         "frozen": frozen,
     }
 
