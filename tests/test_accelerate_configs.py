@@ -55,6 +55,7 @@ def test_fsdp_is_asked_for_and_the_training_says_what_it_gathers(monkeypatch):
         monkeypatch.setitem(os.environ, name, value)
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
-    plugin.set_auto_wrap_policy(ForwardIsLoss(torch.nn.Sequential(AttentionBlock(channels=8, head_dim=8, context_dim=None, norm="layer"))))
+    block = AttentionBlock(channels=8, head_dim=8, context_dim=None, norm="layer")
+    plugin.set_auto_wrap_policy(ForwardIsLoss(torch.nn.Sequential(block)))
     assert {kind.__name__ for kind in plugin.auto_wrap_policy.keywords["transformer_layer_cls"]} == {"AttentionBlock"}
     assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("8", "8", 1)

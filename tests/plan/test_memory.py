@@ -26,8 +26,8 @@ def test_fsdp_divides_all_but_what_is_gathered(model):
 
 
 def test_zero_divides_16_or_all_of_its_20_bytes_a_weight(model):
-    """Rajbhandari et al. 2020, "ZeRO", figure 1: stage 2 divides gradients and the optimizer's, stage 3 weights, too. In float32
-    these are 4 each, and moments and the copy that learns 12."""
+    """Rajbhandari et al. 2020, "ZeRO", figure 1: stage 2 divides gradients and the optimizer's, stage 3 weights, too. In
+    float32 these are 4 each, and moments and the copy that learns 12."""
     for strategy, whole in (("zero2", 4), ("zero3", 0)):
         for half_bytes in (2, None):
             rows = held(model, 0, 8 * N, strategy, 8, half_bytes)
