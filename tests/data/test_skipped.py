@@ -44,7 +44,7 @@ ONE_OF_EACH = {
 @pytest.mark.parametrize("kind, content", [(kind, c) for kind, contents in PICTURES.items() for c in contents])
 def test_why_a_picture_is_refused(kind, content, monkeypatch):
     if kind != "truncated picture":  # it is not unpacked
-        monkeypatch.setattr("unclip.data.table.decode_with_side", None)
+        monkeypatch.setattr("unclip.data.table.decode_opened", None)
     with pytest.raises(Bad) as error:
         decode_picture(content, 8)
     assert error.value.kind == kind and "\n" not in str(error.value) and "object at" not in str(error.value)

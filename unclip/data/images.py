@@ -27,7 +27,11 @@ def decode(content, size, squash=False):
 
 def decode_with_side(content, size, squash=False):
     """What `decode` gives, and the shorter side of the picture as it was encoded."""
-    image = opened(io.BytesIO(content))
+    return decode_opened(opened(io.BytesIO(content)), size, squash)
+
+
+def decode_opened(image, size, squash=False):
+    """The same of a picture that `opened` gave."""
     side = min(image.size)
     image.draft("RGB", (size, size))
     image = to_rgb(image)

@@ -12,7 +12,7 @@ from ..errors import UserError, first_line
 from ..files import parse_json
 from .attributes import checked, mirrored
 from .captions import ClassCaptions, words_of
-from .images import decode_with_side, opened
+from .images import decode_opened, opened
 from .remote import shard_name
 from .shards import find_shards, image_bytes, read_samples
 from .skipped import Bad, Skipped
@@ -115,16 +115,16 @@ def decode_picture(content, size):
         Bad: it is none, is cut off or damaged, has more than images.MAX_PIXELS, which are not unpacked, or a side below MIN_SIDE.
     """
     try:
-        with opened(io.BytesIO(content)) as image:
-            width, height = image.size
+        image = opened(io.BytesIO(content))
     except Image.DecompressionBombError as error:
         raise Bad("too large", first_line(error)) from None
     except Exception as error:  # PIL's many ways to fail on a broken file
         raise Bad("not a picture", first_line(error).split(" <_io")[0]) from None
+    width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise Bad("too small", f"it has {width}x{height} pixels, a side of less than {MIN_SIDE}")
     try:
-        return decode_with_side(content, size)
+        return decode_opened(image, size)
     except Exception as error:
         raise Bad("truncated picture", first_line(error)) from None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, first_line, nearest
-from ..files import parse_json
+from ..files import read_json
 from .folder import FOLDER_CONFIG
 from .library import import_open_clip
 
@@ -28,7 +28,7 @@ def architecture_of(name):
     path = Path(str(name).removeprefix("local-dir:"))
     if path.is_dir():
         try:
-            return dict(parse_json((path / FOLDER_CONFIG).read_text(encoding="utf-8"))["model_cfg"])
+            return dict(read_json(path / FOLDER_CONFIG)["model_cfg"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"the CLIP folder {path} has no {FOLDER_CONFIG} that can be read ({first_line(error)})") from None
     open_clip, architecture = import_open_clip(), str(name).replace("/", "-")
