@@ -2,7 +2,7 @@
 
     python scripts/distill.py --config configs/pocket/distill.yaml [--set teacher=runs/mine ...]
     python scripts/generate.py --model runs/fast "a photo of a dog" [--steps 1]
-    accelerate launch --multi_gpu scripts/distill.py --config ...        # on several GPUs
+    accelerate launch --config_file configs/accelerate/one_node.yaml scripts/distill.py --config ...   # on several GPUs
 
 Run the same command again to go on with a run that was stopped.
 """

@@ -1,7 +1,7 @@
 """Train a CLIP from scratch on captioned or labelled shards; writes an OpenCLIP folder RUN/clip.
 
     python scripts/train_clip.py --config configs/pocket/clip-image.yaml [--set train.minutes=30 ...]
-    accelerate launch --multi_gpu scripts/train_clip.py --config ...        # on several GPUs
+    accelerate launch --config_file configs/accelerate/one_node.yaml scripts/train_clip.py --config ...   # on several GPUs
 
 Run the same command again to go on with a run that was stopped.
 """

@@ -1,7 +1,7 @@
 """Train the decoder on captioned or labelled shards; writes OUT/decoder.
 
     python scripts/train_decoder.py --config configs/pocket/decoder.yaml [--set train.minutes=30 ...]
-    accelerate launch --multi_gpu scripts/train_decoder.py --config ...        # on several GPUs
+    accelerate launch --config_file configs/accelerate/one_node.yaml scripts/train_decoder.py --config ...   # on several GPUs
 
 Run the same command again to go on with a run that was stopped.
 """

@@ -1,7 +1,7 @@
 """Train the prior on CLIP embeddings of captioned or labelled shards; writes OUT/prior.
 
     python scripts/train_prior.py --config configs/pocket/prior.yaml [--set train.minutes=30 ...]
-    accelerate launch --multi_gpu scripts/train_prior.py --config ...        # on several GPUs
+    accelerate launch --config_file configs/accelerate/one_node.yaml scripts/train_prior.py --config ...   # on several GPUs
 
 Run the same command again to go on with a run that was stopped.
 """

@@ -1,7 +1,7 @@
 """Train an upsampler on the pictures of shards; writes OUT/upsampler-STAGE.
 
     python scripts/train_upsampler.py --config configs/pocket/upsampler.yaml [--set train.minutes=30 ...]
-    accelerate launch --multi_gpu scripts/train_upsampler.py --config ...        # on several GPUs
+    accelerate launch --config_file configs/accelerate/one_node.yaml scripts/train_upsampler.py --config ...   # on several GPUs
 
 Run the same command again to go on with a run that was stopped.
 """

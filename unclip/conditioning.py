@@ -1,6 +1,7 @@
 """Conditions and their absence: what classifier-free guidance drops in training (Ho & Salimans 2022)."""
 
 import torch
+import torch.nn.functional as F
 
 from .diffusion import draws_on
 
@@ -28,11 +29,18 @@ def text_of(batch, device):
 
 
 def trimmed(*texts):
-    """Texts without the last columns of their states that are padding in all of them: nothing attends to padding, and most
-    of a caption's 77 tokens are. Where the texts lie on a GPU, this waits for it."""
-    filled = torch.stack([text["text_mask"].any(0) for text in texts]).any(0).nonzero()                       # (n, 1)
-    length = int(filled.max()) + 1 if len(filled) else 0
-    return [{**text, **{k: text[k][:, :length] for k in ("text_states", "text_mask")}} for text in texts]
+    """Texts of one length, without the last columns of their states that are padding in all of them: nothing attends to
+    padding, and most of a caption's 77 tokens are. Where the texts lie on a GPU, this waits for it."""
+    masks = [text["text_mask"].any(0) for text in texts]                                                      # (L,), each
+    ends = [(mask * torch.arange(1, len(mask) + 1, device=mask.device)).max() for mask in masks]
+    length = int(torch.stack(ends).max())
+
+    def fitted(text):
+        more = length - text["text_mask"].shape[1]
+        states, mask = F.pad(text["text_states"], (0, 0, 0, more)), F.pad(text["text_mask"], (0, more))
+        return {**text, "text_states": states, "text_mask": mask}
+
+    return [fitted(text) for text in texts]
 
 
 def text_and_null(text, null_text, device):

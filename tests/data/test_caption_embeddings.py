@@ -4,7 +4,7 @@ from conftest import D, TEXT_WIDTH
 
 from unclip.clip import FrozenCLIP
 from unclip.data.beside import write_beside
-from unclip.data.caption_embeddings import Captions, read_texts, texts_file
+from unclip.data.caption_embeddings import Captions, read_texts, texts_file, together
 from unclip.data.encoding import encoded_shards
 from unclip.data.texts import CaptionEncoder
 
@@ -33,7 +33,8 @@ def shard(clip, tmp_path):
 def test_they_are_those_that_a_training_would_compute(shard, clip, rows):
     lines = sum(CAPTIONS.values(), [])
     expected = CaptionEncoder(clip)({"caption": [lines[row] for row in rows]})
-    found = read_texts(shard, clip.fingerprint()).batch(rows)
+    texts = read_texts(shard, clip.fingerprint())
+    found = together([texts[row] for row in rows])
     mask = found["text_mask"]
     assert torch.equal(mask, expected["text_mask"][:, : mask.shape[1]]) and not expected["text_mask"][:, mask.shape[1] :].any()
     assert found["text_embed"].shape == (len(rows), D) and found["text_states"].shape == (*mask.shape, TEXT_WIDTH)
@@ -43,11 +44,11 @@ def test_they_are_those_that_a_training_would_compute(shard, clip, rows):
     assert not found["text_states"][~mask].any()
 
 
-def test_a_sample_has_a_row_for_each_of_its_lines(shard, clip):
+def test_a_sample_has_an_item_for_each_of_its_lines(shard, clip):
     texts = read_texts(shard, clip.fingerprint())
-    assert len(texts) == 5 and [texts.rows(key) for key in "abcd"] == [[0], [1, 2], [3], [4]]
-    with pytest.raises(KeyError):
-        texts.rows("e")
+    assert len(texts) == 5 and [len(texts.of(key)) for key in "abcde"] == [1, 2, 1, 1, 0]
+    for (embed, states), row in zip(texts.of("b"), (1, 2)):
+        assert torch.equal(embed, texts.embed[row]) and len(states) == clip.num_tokens(CAPTIONS["b"][row - 1])
 
 
 def test_padding_is_not_kept(shard, clip):

@@ -5,8 +5,10 @@ from conftest import CLIP_CONFIG
 
 from unclip.clip import FrozenCLIP
 from unclip.data import manifest
-from unclip.data.caption_embeddings import Captions
+from unclip.data.beside import write_beside
+from unclip.data.caption_embeddings import Captions, texts_file
 from unclip.data.embeddings import embeddings_file, shard_embeddings
+from unclip.data.encoding import encoded_shards
 from unclip.data.manifest import all_shards, check_manifest, manifest_file, write_manifest
 from unclip.data.shards import estimated_samples
 from unclip.errors import UserError
@@ -135,3 +137,15 @@ def test_shards_of_a_folder(folder, tmp_path_factory):
     for wrong in (folder / "nothing", tmp_path_factory.mktemp("empty")):
         with pytest.raises(UserError, match="scripts/prepare_data.py"):
             all_shards(wrong)
+
+
+def test_a_training_that_reads_texts_has_their_manifest_checked_too(folder, clip):
+    file = texts_file(folder / "train" / "0.tar", clip.fingerprint())
+    ((_, encoded, _),) = encoded_shards([(folder / "train" / "0.tar", [Captions()])], clip)
+    write_beside(folder / "train" / "0.tar", file, *encoded[Captions()], "float32")
+    write_manifest(folder, clip.identity, clip.fingerprint(), Captions)
+    check_manifest(folder, clip, texts=True)
+    file.write_bytes(file.read_bytes()[:-1])
+    check_manifest(folder, clip)
+    with pytest.raises(UserError, match="text.json does not fit the data: .*0.*text.safetensors is another file"):
+        check_manifest(folder, clip, texts=True)

@@ -4,9 +4,13 @@ from collections import Counter
 import pytest
 import torch
 
+from unclip.data.beside import write_beside
+from unclip.data.caption_embeddings import Captions, texts_file
 from unclip.data.captions import ClassCaptions
 from unclip.data.embeddings import shard_embeddings
+from unclip.data.encoding import encoded_shards
 from unclip.data.stream import StreamBatches, share_of
+from unclip.data.texts import CaptionEncoder
 from unclip.errors import UserError
 
 from .clips import RampClip
@@ -82,6 +86,61 @@ def test_a_batch_goes_on_in_the_next_shard_and_then_in_the_next_epoch(folder):
     keys = [key for step in range(17) for key in batches.at(step)["key"]]  # six epochs of 17
     for epoch in range(6):
         assert sorted(keys[17 * epoch : 17 * epoch + 17]) == [f"{n:04d}" for n in range(17)]
+
+
+# ---- texts beside the shards ------------------------------------------------------------------------------------------
+
+def write_texts(shard, clip):
+    ((_, encoded, _),) = encoded_shards([(shard, [Captions()])], clip)
+    keys, tensors = encoded[Captions()]
+    write_beside(shard, texts_file(shard, "CLIP"), keys, tensors, "float32")
+
+
+@pytest.fixture
+def said(tmp_path):
+    """Two shards of pictures with captions of several lengths, two lines each; and a CLIP that reads them."""
+    for shard in range(2):
+        lines = {n: f"{'a' * (n + 1)}\n\n{'b' * (8 - n)}" for n in range(8)}
+        files = [[(f"{shard}{n}.png", png(n)), (f"{shard}{n}.txt", text.encode())] for n, text in lines.items()]
+        write_tar(tmp_path / f"{shard}.tar", sum(files, []))
+    return tmp_path, RampClip()
+
+
+def without_padding(batch):
+    """A batch with zeros for the states of what is no token: these, a file does not have."""
+    return {**batch, "text_states": batch["text_states"] * batch["text_mask"][:, :, None]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_texts_beside_shards_are_those_that_are_encoded_without(said, workers):
+    folder, clip = said
+    for shard in sorted(folder.glob("*.tar")):
+        write_texts(shard, clip)
+    ahead, plain = stream(folder, workers=workers, text_fingerprint="CLIP"), stream(folder, workers=workers)
+    silent, read, lengths = CaptionEncoder(clip), CaptionEncoder(RampClip()), set()
+    asked = len(clip.captions)
+    for step in range(12):  # three epochs
+        batch = ahead.at(step)
+        assert same(silent(batch), without_padding(read(plain.at(step))))
+        lengths.update(map(len, batch["caption"]))
+    assert len(clip.captions) == asked and len(lengths) == 8  # nothing was encoded on the way
+
+
+def test_batches_that_lack_some_texts_have_none(said):
+    folder, clip = said
+    write_texts(folder / "0.tar", clip)
+    batches = stream(folder, batch_size=6, text_fingerprint="CLIP")
+    for step in range(8):
+        batch = batches.at(step)
+        assert ("text_states" in batch) == all(key[0] == "0" for key in batch["key"])
+        assert CaptionEncoder(clip)(batch)["text_embed"].flatten().tolist() == [len(c) for c in batch["caption"]]
+
+
+def test_no_texts_for_batches_without_captions(said):
+    folder, clip = said
+    for shard in sorted(folder.glob("*.tar")):
+        write_texts(shard, clip)
+    assert not {"text_states", "caption"} & stream(folder, text_fingerprint="CLIP", captions=False).at(0).keys()
 
 
 # ---- going on --------------------------------------------------------------------------------------------------------

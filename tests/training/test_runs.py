@@ -9,6 +9,7 @@ from conftest import CLIP_CONFIG, CONVOLUTIONS, SIDE, TEXT_LENGTH, TEXT_WIDTH, U
 from data.pictures import captioned_tar, png, write_tar
 from safetensors.torch import load_file
 
+from unclip.clip import FrozenCLIP
 from unclip.data.embeddings import read_embeddings
 from unclip.decoder import Decoder
 from unclip.errors import UserError
@@ -80,6 +81,25 @@ def test_prior_and_decoder_make_a_model(write, tmp_path, in_memory, capsys):
     # what was saved as the run's config is a config: it runs again
     runs.train_prior(tmp_path / "run-prior" / "config.yaml", ["train.steps=3"])
     assert len((tmp_path / "run-prior" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_streamed_prior_reads_the_texts_that_embed_wrote(
+    write, tmp_path, shards, run_script, model_files, capsys, monkeypatch
+):  # fmt: skip
+    asked, encode = set(), FrozenCLIP.encode_text
+    monkeypatch.setattr(FrozenCLIP, "encode_text", lambda clip, lines: asked.update(lines) or encode(clip, lines))
+
+    def encoded(run):
+        """The pictures whose captions a training has CLIP read: 0 to 29 train, the others are held out."""
+        asked.clear()
+        runs.train_prior(write("prior", data={"in_memory": False}, train={"run": str(tmp_path / run)}))
+        return {int(line.removeprefix("picture ")) for line in asked if line}
+
+    assert min(encoded("plain")) < 30
+    clip = ("--clip", model_files / "clip", "--device", "cpu", "--unit-variance", "--dtype", "float32")
+    assert run_script("embed", *clip, "--data", shards, "--texts")[0] == 0
+    assert min(encoded("read")) >= 30
+    assert "lie beside 1 of 1 shards: what they have is not encoded again" in capsys.readouterr().out
 
 
 def test_the_decoder_with_text_in_two_parts_of_a_batch(write, tmp_path):

@@ -1,4 +1,4 @@
-"""What CLIP's text tower says of the captions of shards, computed once and kept beside them.
+"""What CLIP's text tower says of the captions of shards, computed once and kept beside them, for streamed trainings.
 
 For a shard `0.tar` the file `0.FINGERPRINT.text.safetensors` holds, of the N captions in the shard's order (a sample with
 several lines has as many), `embed`, float16 (N, D); `lengths`, int32 (N,), the tokens of each from its start through its end;
@@ -6,24 +6,27 @@ and `states`, float16 (T, W), those of all these tokens one after another, T the
 fingerprint is that of the whole FrozenCLIP, conventions included; the keys of the captions' samples stand in the metadata.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from .beside import read_beside
 
 
-class ShardTexts:
+class ShardTexts(Sequence):
     """The texts of a shard's captions, over tensors that are mapped from a file: what is looked at is read.
 
-    keys: the sample of each of N captions; embed, states, lengths: as the file has them.
+    Item n is (embed (D,), states (L, W)) of the caption in row n, L its tokens, float16. keys: the sample of each of N captions;
+    embed, states, lengths: as the file has them.
     """
 
     def __init__(self, keys, embed, states, lengths):
         self.keys, self.embed, self.states = keys, embed, states
-        self.ends = lengths.long().cumsum(0)                                                                      # (N,)
-        self.starts = self.ends - lengths
+        ends = lengths.long().cumsum(0)
+        self.starts, self.ends = (ends - lengths).tolist(), ends.tolist()
         self._rows = {}
         for row, key in enumerate(keys):
             self._rows.setdefault(key, []).append(row)
@@ -31,20 +34,27 @@ class ShardTexts:
     def __len__(self):
         return len(self.keys)
 
-    def rows(self, key):
-        """The rows of a sample's captions, in the order of its lines. Raises KeyError where it has none."""
-        return self._rows[key]
+    def __getitem__(self, row):
+        return self.embed[row], self.states[self.starts[row] : self.ends[row]]
 
-    def batch(self, rows):
-        """Of B rows the text_embed (B, D), text_states (B, L, W) and text_mask (B, L), float32 and bool, L the longest's.
+    def of(self, key):
+        """A sample's captions, a list of items in the order of its lines; empty where it has none."""
+        return [self[row] for row in self._rows.get(key, [])]
 
-        As `CaptionEncoder` gives them of the same captions, up to float16, but zeros where the mask is false.
-        """
-        tokens = [self.states[self.starts[row] : self.ends[row]].float() for row in rows]
-        states = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-        lengths = torch.tensor([len(t) for t in tokens])
-        mask = torch.arange(states.shape[1]) < lengths[:, None]
-        return {"text_embed": self.embed[rows].float(), "text_states": states, "text_mask": mask}
+
+def together(texts):
+    """Of B items of ShardTexts the text_embed (B, D), text_states (B, L, W) and text_mask (B, L), float32 and bool, L the
+    longest's.
+
+    As `CaptionEncoder` gives them of the same captions, up to float16, but zeros where the mask is false.
+    """
+    embeds, states = zip(*texts)
+    lengths = torch.tensor([len(tokens) for tokens in states])
+    return {
+        "text_embed": torch.stack(embeds).float(),
+        "text_states": pad_sequence(list(states), batch_first=True).float(),
+        "text_mask": torch.arange(int(lengths.max())) < lengths[:, None],
+    }
 
 
 def read_texts(shard, fingerprint):

@@ -54,22 +54,24 @@ def write_manifest(folder, clip_identity, fingerprint, kind=Pictures):
     return path
 
 
-def check_manifest(folder, clip):
+def check_manifest(folder, clip, texts=False):
     """Whether a training may rely on the embeddings in a data folder; a folder without manifests will do.
 
-    Reads the headers of all files that the manifest lists: a task for one process.
+    Reads the headers of all files that the manifest lists: a task for one process. texts: whether it reads those of captions, too.
 
     Raises:
-        UserError: the manifest of this CLIP lists a file or shard that is not there or is another one by now; or there are
-            manifests of other CLIPs alone, and more than MOST pictures to embed.
+        UserError: a manifest of this CLIP lists a file or shard that is not there or is another one by now; or there are
+            manifests of pictures by other CLIPs alone, and more than MOST pictures to embed.
     """
-    fingerprint, folder = clip.image_fingerprint(), Path(folder)
-    own = manifest_file(folder, fingerprint)
+    folder = Path(folder)
     others = [path for path in sorted(folder.glob("embeddings.*.json")) if not path.name.endswith(".text.json")]
-    if own.is_file():
-        check_files(folder, fingerprint, read_manifest(own))
-    elif others:
-        check_amount(folder, clip, fingerprint, others)
+    for kind in (Pictures, Captions) if texts else (Pictures,):
+        fingerprint = kind.fingerprint(clip)
+        own = manifest_file(folder, fingerprint, kind)
+        if own.is_file():
+            check_files(own, kind, fingerprint)
+        elif kind is Pictures and others:
+            check_amount(folder, clip, fingerprint, others)
 
 
 def check_amount(folder, clip, fingerprint, others):
@@ -97,11 +99,11 @@ def read_manifest(path):
     return manifest
 
 
-def check_files(folder, fingerprint, manifest):
-    """Raises UserError for the first file that a manifest of pictures lists and that is not as it says."""
-    for name, said in manifest["files"].items():
-        shard = folder / name
-        file = Pictures.file(shard, fingerprint)
+def check_files(path, kind, fingerprint):
+    """Raises UserError for the first file of a kind that a manifest lists and that is not as it says."""
+    for name, said in read_manifest(path)["files"].items():
+        shard = path.parent / name
+        file = kind.file(shard, fingerprint)
         try:
             found = {"shard_bytes": shard.stat().st_size, **checksum(file)}
             wrong = [what for what, value in found.items() if said[what] != value]
@@ -109,7 +111,6 @@ def check_files(folder, fingerprint, manifest):
         except OSError as error:
             wrong = f"cannot read {error.filename} ({error.strerror})"
         if wrong:
-            path = manifest_file(folder, fingerprint)
             raise UserError(f"{path} does not fit the data: {wrong}; copy that again, or run scripts/embed.py again")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import UserError
+from .caption_embeddings import read_texts, together
 from .embeddings import read_embeddings
 from .encoding import leave_signals
 from .remote import shard_name
@@ -39,17 +40,20 @@ class StreamBatches:
     more than the share `max_bad`. Torch's own generator is left alone, so that a thread may prepare the batches.
 
     shards: paths or URLs; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
-    CLIP whose embeddings lie beside the shards, None for batches without `image_embed`; captions: as TableBatches'.
+    CLIP whose embeddings lie beside the shards, None for batches without `image_embed`; captions: as TableBatches';
+    text_fingerprint: of the whole CLIP, from whose files beside the shards a batch gets the text keys of its captions, float32,
+    where all of its samples are in one; None: no batch has them.
     """
 
     def __init__(
-        self, shards, size, batch_size, seed, *, rank=0, world=1, class_captions=None, fingerprint=None, mirror=True,
-        captions=True, workers=4, max_bad=1.0, say=print,
+        self, shards, size, batch_size, seed, *, rank=0, world=1, class_captions=None, fingerprint=None,
+        text_fingerprint=None, mirror=True, captions=True, workers=4, max_bad=1.0, say=print,
     ):  # fmt: skip
         shards, count = [str(s) for s in shards], max(1, workers)
         self.samples = ShardSamples(
-            shards, size, batch_size, seed, rank * count, world * count, class_captions, fingerprint, mirror, captions
-        )
+            shards, size, batch_size, seed, rank * count, world * count, class_captions, fingerprint, text_fingerprint, mirror,
+            captions,
+        )  # fmt: skip
         self.workers, self.max_bad, self.say = workers, max_bad, say
         self.order = {"seed": seed, "rank": rank, "processes": world, "workers": count, "shards": names_digest(shards)}
         self.places, self.turn = [Place()] * count, 0  # of each worker; whose batch is next
@@ -112,10 +116,12 @@ class ShardSamples(IterableDataset):
     """Iterates over (batch, the Place behind it, Skipped since the last one), or (a line that says why there are none, None,
     Skipped). first: the number of this process's first reader, of `readers` in all."""
 
-    def __init__(self, shards, size, batch_size, seed, first, readers, class_captions, fingerprint, mirror, captions):
+    def __init__(
+        self, shards, size, batch_size, seed, first, readers, class_captions, fingerprint, text_fingerprint, mirror, captions
+    ):  # fmt: skip
         self.shards, self.size, self.batch_size, self.seed = shards, size, batch_size, seed
         self.first, self.readers, self.mirror, self.captions = first, readers, mirror, captions
-        self.class_captions, self.fingerprint = class_captions, fingerprint
+        self.class_captions, self.fingerprint, self.text_fingerprint = class_captions, fingerprint, text_fingerprint
 
     def begin(self, places, turn):
         """Where the readers of this process begin, and which of them gives the first batch."""
@@ -124,13 +130,14 @@ class ShardSamples(IterableDataset):
     def __iter__(self):
         worker = get_worker_info()  # the DataLoader takes the first batch from its worker 0
         number = ((worker.id if worker else 0) + self.turn) % len(self.places)
-        reader, skipped, in_a_row, samples, embeds = self.first + number, Skipped(), 0, [], []
+        reader, skipped, in_a_row, samples, embeds, texts = self.first + number, Skipped(), 0, [], [], []
         for sample, place in self.encoded(reader, self.places[number], skipped):
             try:
                 if self.fingerprint and "image_embed" not in sample:
                     raise Bad("no embedding", "the file beside its shard lacks it")
                 samples.append(decode_sample(sample, self.size, self.class_captions, self.captions))
                 embeds.append(sample.get("image_embed"))
+                texts.append(sample.get("texts", []))
                 in_a_row = 0
             except Exception as error:  # a broken sample must not end the run
                 skipped(error, where_is(sample))
@@ -143,14 +150,16 @@ class ShardSamples(IterableDataset):
                 rng = random.Random(f"batch {self.seed} {reader} {tuple(place)}")
                 flip = draw_flips(len(table), self.mirror, rng)
                 rows = torch.arange(len(table))
-                yield make_batch(table, rows, flip, rng if self.captions else None), place, skipped.taken()
-                samples, embeds = [], []
+                batch = make_batch(table, rows, flip, rng if self.captions else None)
+                yield batch | drawn_texts(batch, table, texts), place, skipped.taken()
+                samples, embeds, texts = [], [], []
         yield f"nothing readable in the shards ({skipped.first}): prepare the data again", None, skipped
 
     def encoded(self, reader, place, skipped):
         """A reader's samples from a Place on, each with the Place behind it; ends if all shards are empty.
 
-        With `image_embed` (2, D), from the file beside the shard. What lies before the Place is read, and not decoded.
+        With `image_embed` (2, D) and `texts`, items of ShardTexts, from the files beside the shard. What lies before the Place is
+        read, and not decoded.
         """
         import webdataset
 
@@ -160,6 +169,7 @@ class ShardSamples(IterableDataset):
             for number, shard in list(enumerate(share))[done:]:
                 rng, url, empty = random.Random(f"shard {self.seed} {epoch} {shard}"), self.shards[shard], empty + 1
                 embeds = read_embeddings(url, self.fingerprint) if self.fingerprint else None
+                texts = read_texts(url, self.text_fingerprint) if self.text_fingerprint else None
                 for n, sample in enumerate(webdataset.shuffle(SHUFFLE, rng=rng)(read_samples([url], skipped)), 1):
                     empty = 0
                     if n <= taken:
@@ -167,11 +177,24 @@ class ShardSamples(IterableDataset):
                         continue
                     if embeds is not None and sample["__key__"] in embeds:
                         sample["image_embed"] = embeds[sample["__key__"]]
+                    if texts is not None:
+                        sample["texts"] = texts.of(sample["__key__"])
                     yield sample, Place(epoch, number, n)
                 taken = 0
                 if empty > 10 * len(self.shards):
                     return
             done = 0
+
+
+def drawn_texts(batch, table, texts):
+    """The text keys of the captions that a batch drew; none where a sample's texts are not those of its captions.
+
+    table: of the batch's samples; texts: of each, a list of items of ShardTexts, one for each of its captions.
+    """
+    if "caption" not in batch or table.captions is None or [*map(len, texts)] != [*map(len, table.captions)]:
+        return {}
+    lines = map(list.index, table.captions, batch["caption"])
+    return together([those[line] for those, line in zip(texts, lines)])
 
 
 def share_of(reader, readers, epoch, count, seed):

@@ -1,7 +1,7 @@
-"""Captions of batches, read as they come: encoded by the frozen CLIP.
+"""Captions of batches, read as they come: encoded by the frozen CLIP, unless they were ahead of training.
 
-Token states are large (77 x 768 numbers a caption for ViT-L/14) and the text tower is small: reading them from a disk
-would cost more than computing them. What repeats, as captions of classes do, is remembered.
+Token states are large (30 kB a caption for ViT-L/14), and beside a prior of the paper's size the text tower is a 37th of the work
+(ViT-H/14's an eleventh): which to spend is the user's choice. What repeats, as captions of classes do, is remembered.
 """
 
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 
-from ..conditioning import trimmed
+from ..conditioning import TEXT_KEYS, trimmed
 
 REMEMBER = 256 * 2**20  # bytes of encodings kept
 
@@ -29,7 +29,8 @@ def mean_texts(groups, clip, batch_size=256):
 class CaptionEncoder:
     """Adds text_embed, text_states, text_mask of a batch's captions, and the empty caption's as null_text_..., trimmed.
 
-    remember: bytes of encodings kept for captions that come again; the ones not used for longest go first.
+    A batch that has the first three, from beside its shards, keeps them. remember: bytes of encodings kept for captions that
+    come again; the ones not used for longest go first.
     """
 
     def __init__(self, clip, remember=REMEMBER):
@@ -40,7 +41,12 @@ class CaptionEncoder:
 
     def __call__(self, batch):
         """A batch with its texts."""
-        captions = batch["caption"]
+        text = {key: batch[key] for key in TEXT_KEYS} if "text_states" in batch else self.encoded(batch["caption"])
+        text, null = trimmed(text, self.null)
+        return {**batch, **text, **{f"null_{k}": v for k, v in null.items()}}
+
+    def encoded(self, captions):
+        """The text keys of B captions: text_embed (B, D), text_states (B, context length, W), text_mask."""
         found = {c: self.known[c] for c in captions if c in self.known}
         new = [c for c in dict.fromkeys(captions) if c not in found]
         if new:
@@ -51,8 +57,7 @@ class CaptionEncoder:
             self.known.move_to_end(caption)
         while len(self.known) > self.most:
             self.known.popitem(last=False)
-        text, null = trimmed({key: torch.cat([found[c][key] for c in captions]) for key in self.null}, self.null)
-        return {**batch, **text, **{f"null_{k}": v for k, v in null.items()}}
+        return {key: torch.cat([found[c][key] for c in captions]) for key in self.null}
 
 
 class Read:

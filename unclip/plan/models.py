@@ -9,19 +9,18 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from ..bare import bare
-from ..config import check, load_config
+from ..config import load_config
 from ..data.captions import ClassCaptions
 from ..decoder import Decoder
 from ..distillation import Distillation
 from ..errors import UserError
 from ..hub import model_folder
-from ..model_index import INDEX, read_index
+from ..model_index import read_index
 from ..openclip.architecture import architecture_of, sizes_of
 from ..openclip.building import build_clip
 from ..part import CONFIG
-from ..pipeline import Settings
 from ..prior import DiffusionPrior
-from ..training.distillation import GUIDANCE, DistillRun
+from ..training.distillation import DistillRun, fill_guidance
 from ..training.runs import ClipRun, DecoderRun, PriorRun, UpsamplerRun, build, settle
 from ..upsampler import Upsampler
 
@@ -135,15 +134,13 @@ def of_clip(path, overrides):
 def of_distillation(path, overrides):
     config = load_config(DistillRun, path, overrides)
     folder, size = model_folder(config.teacher), config.train.batch_size
-    index = read_index(folder)
-    name = index["clip"]["name"]
+    name = read_index(folder)["clip"]["name"]
     clip, sizes = encoder(folder / name if (folder / name).is_dir() else name)
     teacher = Decoder._from_config(folder / "decoder" / CONFIG)
-    defaults = check(Settings, index["defaults"], folder / INDEX)
-    guidance = {name: getattr(defaults, name) for name in GUIDANCE}
+    fill_guidance(config.student, folder)
     settle(config.data, "image_size", teacher.image_size, "data", path, "the teacher's")
     with bare():
-        model = build(Distillation, config, path, teacher, **(guidance | config.student.model_dump(exclude_none=True)))
+        model = build(Distillation, config, path, teacher, **config.student.model_dump())
         text = captions(config, sizes) if teacher.text_to_tokens is not None else {}
         text = {key: value for key, value in text.items() if not key.startswith("null_")}
         images = torch.empty(size, 3, teacher.image_size, teacher.image_size)

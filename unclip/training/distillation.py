@@ -43,11 +43,7 @@ def distill(path, overrides=()):
     there = Path(config.out) / "decoder"
     if there.is_dir() and not Decoder.from_pretrained(there).step_counts:
         raise UserError(f"{path}: {there} was not distilled and would be lost: name another folder for out")
-    index = read_index(folder)
-    defaults = check(Settings, index["defaults"], folder / INDEX)
-    for name in GUIDANCE:
-        if getattr(config.student, name) is None:
-            setattr(config.student, name, getattr(defaults, name))
+    fill_guidance(config.student, folder)
     teacher = Decoder.from_pretrained(folder / "decoder", process().device).to(memory_format=torch.channels_last)
     settle(config.data, "image_size", teacher.image_size, "data", path, "the teacher's")
     model = Distillation(teacher, **config.student.model_dump())
@@ -63,6 +59,14 @@ def distill(path, overrides=()):
     pictures = Comparison(val[0])
     train(model, source.training(), val, config, sample=pictures.grid, metrics=pictures.distances,
           export=lambda model: model.student.save(Path(config.out) / "decoder"))  # fmt: skip
+
+
+def fill_guidance(student, folder):
+    """Set what the student section of a config leaves out of the guidance to the defaults of the teacher's model folder."""
+    defaults = check(Settings, read_index(folder)["defaults"], folder / INDEX)
+    for name in GUIDANCE:
+        if getattr(student, name) is None:
+            setattr(student, name, getattr(defaults, name))
 
 
 class Comparison:

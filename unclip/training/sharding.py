@@ -61,7 +61,7 @@ def whole_state(state: dict, module) -> dict:
     """A module's weights, or others that are in pieces alike, as `whole`: in their shapes, and on the CPU where they were in
     pieces, since several would not fit beside each other on a GPU."""
     shapes = {k: shape_of(v) for k, v in module.state_dict(keep_vars=True).items()}
-    return {k: v.full_tensor().cpu().view(shapes[k]) if isinstance(v, DTensor) else v for k, v in state.items()}
+    return {k: v.view(shapes[k]) for k, v in wholes(state).items()}
 
 
 def wholes(tensors: dict) -> dict:

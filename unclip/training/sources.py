@@ -5,6 +5,7 @@ import random
 import torch
 
 from ..data.best import best_rows
+from ..data.caption_embeddings import texts_file
 from ..data.captions import ClassCaptions
 from ..data.embeddings import attach_embeddings, embeddings_file, read_embeddings, shard_embeddings
 from ..data.remote import is_remote, remote_shards, shard_name
@@ -12,7 +13,7 @@ from ..data.manifest import check_manifest
 from ..data.shards import estimated_samples, find_shards, has_split
 from ..data.stream import StreamBatches
 from ..data.table import TableBatches, load_shards, make_batch
-from ..data.texts import Read
+from ..data.texts import CaptionEncoder, Read
 from ..errors import UserError, nearest
 from .processes import process
 
@@ -78,8 +79,9 @@ class Source:
             batches = StreamBatches(
                 self.shards, data.image_size, settings.batch_size, settings.seed, rank=rank,
                 world=self.state.num_processes, class_captions=self.class_captions,
-                fingerprint=self.clip and self.clip.image_fingerprint(), mirror=data.mirror,
-                captions=self.reader is not None, workers=data.workers, max_bad=data.max_bad, say=self.say,
+                fingerprint=self.clip and self.clip.image_fingerprint(), text_fingerprint=self._texts_of(),
+                mirror=data.mirror, captions=self.reader is not None, workers=data.workers, max_bad=data.max_bad,
+                say=self.say,
             )  # fmt: skip
         return batches if self.reader is None else Read(batches, self.reader)
 
@@ -108,6 +110,16 @@ class Source:
             return self.class_captions.words()
         return None if self.table is None else self.table.words()
 
+    def _texts_of(self):
+        """The fingerprint of the CLIP whose texts of captions may lie beside the shards; None where nobody reads these."""
+        if not isinstance(self.reader, CaptionEncoder) or self.class_captions is not None:
+            return None
+        fingerprint = self.clip.fingerprint()
+        there = sum(texts_file(shard, fingerprint).is_file() for shard in self.shards)
+        if there:
+            self.say(f"texts of captions lie beside {there} of {len(self.shards)} shards: what they have is not encoded again")
+        return fingerprint if there else None
+
     def _check_remote(self):
         """Refuse what needs the shards in a folder."""
         folder = self.config.data.folder
@@ -121,7 +133,7 @@ class Source:
         if self.clip is None:
             return
         if self.state.is_main_process:
-            check_manifest(self.config.data.folder, self.clip)
+            check_manifest(self.config.data.folder, self.clip, isinstance(self.reader, CaptionEncoder))
         fingerprint = self.clip.image_fingerprint()
         for shard in shards[self.state.process_index :: self.state.num_processes]:
             shard_embeddings(shard, self.clip, fingerprint, self.say)
