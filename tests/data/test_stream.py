@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from collections import Counter
 
 import pytest
@@ -263,6 +265,19 @@ def test_workers_read_different_samples(folder):
     batches = stream(folder, workers=2)
     first, second = batches.at(0), batches.at(1)  # of one worker each
     assert first["key"] != second["key"] and first["caption"] == [f"picture {int(k)}" for k in first["key"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_a_whole_run_do_not_end_the_workers(folder, number):
+    batches, others = stream(folder, workers=2), stream(folder, workers=2)
+    batches.at(0)
+    workers = batches._batches._workers
+    for worker in workers:
+        os.kill(worker.pid, number)
+    others.at(0)
+    for step in range(1, 30):  # more than lay prepared
+        assert batches.at(step)["key"] == others.at(step)["key"]
+    assert all(worker.is_alive() for worker in workers)
 
 
 def test_captions_are_drawn_where_asked_for_and_torchs_generator_never(folder):

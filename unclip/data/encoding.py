@@ -89,6 +89,7 @@ class DecodedShards(IterableDataset):
 
 
 def leave_signals(worker):
-    """Ctrl-C is for the main process, which ends its workers itself; SIGTERM ends them."""
+    """Ctrl-C and a first SIGTERM, which schedulers send to all processes of a run, are for the main process, which saves and
+    ends its workers itself; another SIGTERM ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
