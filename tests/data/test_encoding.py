@@ -63,7 +63,7 @@ def test_a_shard_without_anything_readable_has_empty_tensors(tmp_path, both):
     pictures, texts = encoded.values()
     assert pictures[0] == texts[0] == [] and pictures[1]["image_embed"].shape == (0, 2, 3)
     shapes = {name: tuple(value.shape) for name, value in texts[1].items()}
-    assert shapes == {"embed": (0, 1), "states": (0, 1), "lengths": (0,)}
+    assert shapes == {"embed": (0, 1), "states": (0, 1), "lengths": (0,), "sums": (0,)}
     assert skipped.count == 1
 
 

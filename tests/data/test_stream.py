@@ -138,6 +138,19 @@ def test_batches_that_lack_some_texts_have_none(said):
         assert CaptionEncoder(clip)(batch)["text_embed"].flatten().tolist() == [len(c) for c in batch["caption"]]
 
 
+def test_texts_of_captions_that_have_changed_are_not_taken(said):
+    """A tar's size does not tell: a short caption takes as much of it as another."""
+    folder, clip = said
+    for shard in sorted(folder.glob("*.tar")):
+        write_texts(shard, clip)
+    sizes = [shard.stat().st_size for shard in sorted(folder.glob("*.tar"))]
+    for shard in range(2):
+        files = [[(f"{shard}{n}.png", png(n)), (f"{shard}{n}.txt", b"a better caption\nanother")] for n in range(8)]
+        write_tar(folder / f"{shard}.tar", sum(files, []))
+    assert [shard.stat().st_size for shard in sorted(folder.glob("*.tar"))] == sizes
+    assert "text_states" not in stream(folder, text_fingerprint="CLIP").at(0)
+
+
 def test_no_texts_for_batches_without_captions(said):
     folder, clip = said
     for shard in sorted(folder.glob("*.tar")):

@@ -42,7 +42,10 @@ def read_beside(shard, file):
             said, size = opened.metadata(), str(Path(shard).stat().st_size)
             if said.get("shard_bytes", size) != size:
                 return None
-            return parse_json(said["keys"]), {name: opened.get_tensor(name) for name in opened.keys()}
+            keys = parse_json(said["keys"])
+            if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+                return None
+            return keys, {name: opened.get_tensor(name) for name in opened.keys()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
