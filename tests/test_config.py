@@ -145,3 +145,10 @@ def test_any_file_ends_in_one_line(load, text, says):
 
 def test_aliases_that_repeat_little_are_fine(load):
     assert load("lr: 1\nmodel: {size: &n 8, network: {width: *n, levels: [*n, *n]}}").model.network.levels == [8, 8]
+
+
+@pytest.mark.parametrize("name", ["a\\0b", "a\\ud800b"])
+def test_what_can_be_no_name_of_a_file_is_refused(tmp_path, name):
+    (tmp_path / "x.yaml").write_text(f'run: "{name}"')
+    with pytest.raises(UserError, match="x.yaml is not YAML: it has a null, or half a character, in it"):
+        load_config(Strict, tmp_path / "x.yaml")

@@ -5,6 +5,7 @@ them from that signature (`signature_model`), so that they are written once.
 """
 
 import inspect
+import re
 import reprlib
 from typing import Optional, get_args
 
@@ -16,6 +17,7 @@ from .files import new_file, read_text
 
 MOST_VALUES = 10_000  # in a config, what its aliases repeat counted as often as it is repeated
 MOST_BYTES = 256_000  # of it: the reader takes seconds for as much
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # characters that no path, and no file of text, can have
 QUOTED = reprlib.Repr()
 QUOTED.maxstring = QUOTED.maxother = 60
 
@@ -84,7 +86,8 @@ def read_yaml(text):
     """What a YAML text holds: plain values, lists and dicts.
 
     Raises:
-        ValueError: it is no YAML, or has more than MOST_VALUES values. Aliases of aliases make a few lines into billions.
+        ValueError: it is no YAML, has a null or half a character in it, or more than MOST_VALUES values: aliases of aliases make
+            a few lines into billions.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -94,6 +97,8 @@ def read_yaml(text):
             node = around.pop()
             inside = node if isinstance(node, tuple) else node.value if isinstance(node, yaml.CollectionNode) else ()
             count += len(inside)  # a dict's are pairs
+            if isinstance(node, yaml.ScalarNode) and NO_TEXT.search(node.value):
+                raise ValueError("it has a null, or half a character, in it")
             if count > MOST_VALUES:
                 raise ValueError(f"it has more than {MOST_VALUES:,} values")
             around += inside

@@ -60,7 +60,7 @@ def cost(
     say(f"{pairs:,} pictures{' and captions' if texts else ''}:")
     say(f"disk   {human(disk(pairs, picture_shapes(dim)))} of embeddings: {4 * dim:,} bytes a picture, and its key")
     if texts:
-        say(f"       {human(disk(pairs, text_shapes(dim, width)))} of texts: {2 * dim + 4:,} bytes a caption and {2 * width:,} "
+        say(f"       {human(disk(pairs, text_shapes(dim, width)))} of texts: {2 * dim + 8:,} bytes a caption and {2 * width:,} "
             f"a token, and its key")  # fmt: skip
     hours = pairs / rate / 3600
     say(f"rate   {rate:,.0f} pictures a second on one {on} ({how})")
@@ -86,7 +86,8 @@ def picture_shapes(dim):
 def text_shapes(dim, width, tokens=TOKENS):
     """The same of captions of so many tokens each."""
     return lambda count: {
-        "embed": ("F16", 2, (count, dim)), "states": ("F16", 2, (count * tokens, width)), "lengths": ("I32", 4, (count,)),
+        "lengths": ("I32", 4, (count,)), "sums": ("I32", 4, (count,)), "embed": ("F16", 2, (count, dim)),
+        "states": ("F16", 2, (count * tokens, width)),
     }  # fmt: skip
 
 

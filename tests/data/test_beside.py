@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from unclip.data import beside
 from unclip.data.beside import checksum, describe, file_bytes, read_beside, write_beside
 
 
@@ -61,3 +62,11 @@ def test_the_size_of_a_file_is_known_before(tmp_path, rows, keys):
     write_beside(shard, file, keys, {"x": torch.zeros(rows, 5).half(), "n": torch.zeros(rows, dtype=torch.int32)}, "float32")
     shapes = {"x": ("F16", 2, (rows, 5)), "n": ("I32", 4, (rows,))}
     assert file_bytes(shapes, keys, 12345, "float32") == file.stat().st_size
+
+
+def test_no_more_is_read_of_a_header_than_one_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(beside, "LONGEST", 100)
+    (tmp_path / "x").write_bytes((2**60).to_bytes(8, "little") + bytes(5000))
+    assert beside.read_header(tmp_path / "x") == ((2**60).to_bytes(8, "little") + bytes(100), 5008)
+    with pytest.raises(ValueError):
+        describe(tmp_path / "x", "embed")

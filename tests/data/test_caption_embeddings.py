@@ -3,8 +3,8 @@ import torch
 from conftest import D, TEXT_WIDTH
 
 from unclip.clip import FrozenCLIP
-from unclip.data.beside import write_beside
-from unclip.data.caption_embeddings import Captions, read_texts, texts_file, together
+from unclip.data.beside import read_beside, write_beside
+from unclip.data.caption_embeddings import Captions, read_texts, sum_of, texts_file, together
 from unclip.data.encoding import encoded_shards
 from unclip.data.texts import CaptionEncoder
 
@@ -47,7 +47,8 @@ def test_they_are_those_that_a_training_would_compute(shard, clip, rows):
 def test_a_sample_has_an_item_for_each_of_its_lines(shard, clip):
     texts = read_texts(shard, clip.fingerprint())
     assert len(texts) == 5 and [len(texts.of(key)) for key in "abcde"] == [1, 2, 1, 1, 0]
-    for (embed, states), row in zip(texts.of("b"), (1, 2)):
+    assert list(texts.of("b")) == [sum_of(line) for line in CAPTIONS["b"]]
+    for (embed, states), row in zip(texts.of("b").values(), (1, 2)):
         assert torch.equal(embed, texts.embed[row]) and len(states) == clip.num_tokens(CAPTIONS["b"][row - 1])
 
 
@@ -65,4 +66,24 @@ def test_none_where_the_file_is_not_the_shards(shard, clip):
     assert read_texts(shard, clip.fingerprint()) is None
     file.write_bytes(whole)
     shard.write_bytes(shard.read_bytes() + bytes(512))
+    assert read_texts(shard, clip.fingerprint()) is None
+
+
+@pytest.mark.parametrize("keys", [3, None, [[]] * 5, {"a": 1}, "abcde", list("abcd")])
+def test_none_where_the_keys_are_none(shard, clip, keys):
+    file = texts_file(shard, clip.fingerprint())
+    _, tensors = read_beside(shard, file)
+    write_beside(shard, file, keys, tensors, "float32")
+    assert read_texts(shard, clip.fingerprint()) is None
+
+
+@pytest.mark.parametrize("name, harm", [
+    ("states", lambda t: t[0, 0]), ("embed", lambda t: t[0, 0]), ("embed", lambda t: t[:4]), ("states", lambda t: t[:-1]),
+    ("lengths", torch.Tensor.float), ("lengths", lambda t: t[:, None]), ("sums", torch.Tensor.long), ("sums", lambda t: t[:-1]),
+    ("lengths", lambda t: t + torch.tensor([-99, 99, 0, 0, 0], dtype=torch.int32)),
+])  # fmt: skip
+def test_none_where_the_tensors_are_of_no_captions(shard, clip, name, harm):
+    file = texts_file(shard, clip.fingerprint())
+    keys, tensors = read_beside(shard, file)
+    write_beside(shard, file, keys, {**tensors, name: harm(tensors[name]).contiguous()}, "float32")
     assert read_texts(shard, clip.fingerprint()) is None

@@ -63,8 +63,17 @@ def test_a_shard_without_anything_readable_has_empty_tensors(tmp_path, both):
     pictures, texts = encoded.values()
     assert pictures[0] == texts[0] == [] and pictures[1]["image_embed"].shape == (0, 2, 3)
     shapes = {name: tuple(value.shape) for name, value in texts[1].items()}
-    assert shapes == {"embed": (0, 1), "states": (0, 1), "lengths": (0,)}
+    assert shapes == {"embed": (0, 1), "states": (0, 1), "lengths": (0,), "sums": (0,)}
     assert skipped.count == 1
+
+
+def test_a_sample_with_many_captions_is_encoded_in_batches(tmp_path):
+    files = [("a.txt", b"x"), ("b.txt", b"\n".join(b"%d" % n for n in range(20))), ("c.txt", b"yy")]
+    shard, clip = write_tar(tmp_path / "0.tar", files), RampClip()
+    ((_, encoded, _),) = encoded_shards([(shard, [Captions()])], clip, batch_size=8)
+    assert [len(captions) for captions in clip.captions] == [8, 8, 6]
+    keys, texts = encoded[Captions()]
+    assert keys == ["a", *"b" * 20, "c"] and texts["embed"].flatten().tolist() == [1, *[1] * 10, *[2] * 10, 2]
 
 
 def test_progress_counts_the_first_kind(shards, both):

@@ -121,6 +121,15 @@ def test_a_manifest_that_cannot_be_read(folder, clip, content):
         check_manifest(folder, clip)
 
 
+@pytest.mark.parametrize("name", ["a\0.tar", "/", ".."])
+def test_a_manifest_that_names_no_shard(folder, clip, name):
+    path = manifest_file(folder, clip.image_fingerprint())
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "files": {name: said["files"]["test/0.tar"]}}))
+    with pytest.raises(UserError, match="does not fit the data: "):
+        check_manifest(folder, clip)
+
+
 def test_those_of_captions_are_others(folder, clip):
     assert manifest_file(folder, "abc", Captions).name == "embeddings.abc.text.json"
     path = write_manifest(folder, clip.identity, clip.fingerprint(), Captions)

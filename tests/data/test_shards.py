@@ -1,5 +1,6 @@
 import json
 import os
+import tarfile
 
 import pytest
 
@@ -93,3 +94,38 @@ def test_number_of_samples_is_estimated(tmp_path):
     for n, shard in enumerate(shards):
         shard.with_name(f"{shard.stem}_stats.json").write_text(json.dumps({"successes": 7 + n}))
     assert estimated_samples(shards) == 7 + 8 + 9
+
+
+@pytest.mark.parametrize("said", ['{"successes": 1e999}', '{"successes": "x"}', "[1]", '{"successes": 1', "\xff"])
+def test_statistics_that_are_none_are_passed_over(tmp_path, said):
+    shard = captioned_tar(tmp_path / "0.tar", range(20))
+    shard.with_name("0_stats.json").write_bytes(said.encode("latin-1"))
+    assert estimated_samples([shard]) == 20
+
+
+def said_of_a_file(kind, content):
+    """What a tar may say of the file that comes next: the bytes of an entry of its own."""
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = kind, len(content)
+    return entry.tobuf(tarfile.USTAR_FORMAT) + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+@pytest.mark.parametrize("kind, content, says", [
+    (tarfile.GNUTYPE_LONGNAME, b"a" * 1_000_000, "has 1,000,000 bytes"), (tarfile.XHDTYPE, b"1" * 50_000, "has 50,000 bytes"),
+    (tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n", ""),
+    (tarfile.XHDTYPE, b"99999999999999999999 a=b\n", ""),
+])  # fmt: skip
+def test_what_a_tar_says_of_a_file_is_bounded_and_may_be_wrong(tmp_path, kind, content, says):
+    shard, skipped = captioned_tar(tmp_path / "0.tar", range(3)), Skipped()
+    whole = shard.read_bytes()
+    end = tarfile.open(shard).getmembers()[-1]
+    place = end.offset_data + 512
+    shard.write_bytes(whole[:place] + said_of_a_file(kind, content) + whole[place:])
+    assert len(list(read_samples([shard], skipped))) == 3
+    assert skipped.counts == {"shard cut off": 1} and says in skipped.first
+    assert estimated_samples([shard]) == 3
+
+
+def test_a_long_name_is_read(tmp_path):
+    shard = write_tar(tmp_path / "0.tar", [(f"{'a' * 300}/1.png", b"x")])
+    assert [sample["__key__"] for sample in read_samples([shard], Skipped())] == ["a" * 300 + "/1"]

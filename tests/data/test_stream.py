@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from collections import Counter
 
 import pytest
@@ -136,6 +138,19 @@ def test_batches_that_lack_some_texts_have_none(said):
         assert CaptionEncoder(clip)(batch)["text_embed"].flatten().tolist() == [len(c) for c in batch["caption"]]
 
 
+def test_texts_of_captions_that_have_changed_are_not_taken(said):
+    """A tar's size does not tell: a short caption takes as much of it as another."""
+    folder, clip = said
+    for shard in sorted(folder.glob("*.tar")):
+        write_texts(shard, clip)
+    sizes = [shard.stat().st_size for shard in sorted(folder.glob("*.tar"))]
+    for shard in range(2):
+        files = [[(f"{shard}{n}.png", png(n)), (f"{shard}{n}.txt", b"a better caption\nanother")] for n in range(8)]
+        write_tar(folder / f"{shard}.tar", sum(files, []))
+    assert [shard.stat().st_size for shard in sorted(folder.glob("*.tar"))] == sizes
+    assert "text_states" not in stream(folder, text_fingerprint="CLIP").at(0)
+
+
 def test_no_texts_for_batches_without_captions(said):
     folder, clip = said
     for shard in sorted(folder.glob("*.tar")):
@@ -263,6 +278,19 @@ def test_workers_read_different_samples(folder):
     batches = stream(folder, workers=2)
     first, second = batches.at(0), batches.at(1)  # of one worker each
     assert first["key"] != second["key"] and first["caption"] == [f"picture {int(k)}" for k in first["key"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_a_whole_run_do_not_end_the_workers(folder, number):
+    batches, others = stream(folder, workers=2), stream(folder, workers=2)
+    for step in range(2):  # one of each: both are at work
+        assert batches.at(step)["key"] == others.at(step)["key"]
+    workers = batches._batches._workers
+    for worker in workers:
+        os.kill(worker.pid, number)
+    for step in range(2, 30):  # more than lay prepared
+        assert batches.at(step)["key"] == others.at(step)["key"]
+    assert all(worker.is_alive() for worker in workers)
 
 
 def test_captions_are_drawn_where_asked_for_and_torchs_generator_never(folder):

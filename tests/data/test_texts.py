@@ -39,6 +39,20 @@ def test_memory_is_bounded_and_the_oldest_go_first():
     assert len(encode.known) == 2
 
 
+def test_texts_from_beside_shards_meet_those_of_the_empty_caption_on_clips_device(monkeypatch):
+    """Batches are made on the CPU, and the empty caption was read on a GPU, of which `meta` has the part here."""
+    encode, devices = CaptionEncoder(RampClip()), set()
+
+    def trimmed(*texts):
+        devices.update(value.device.type for text in texts for value in text.values())
+        return texts
+
+    monkeypatch.setattr("unclip.data.texts.trimmed", trimmed)
+    batch = RampClip().encode_text(["ab"]).batch()
+    encode.null = {key: value.to("meta") for key, value in encode.null.items()}
+    assert encode(batch)["text_states"].device.type == "meta" and devices == {"meta"}
+
+
 def test_batches_come_with_texts():
     class Batches:
         def at(self, step):

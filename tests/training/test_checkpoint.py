@@ -147,6 +147,17 @@ def test_a_damaged_checkpoint_is_said_in_a_line_and_the_one_before_goes_on(tmp_p
     assert checkpoints(tmp_path).load() == {"step": 1}
 
 
+@pytest.mark.parametrize("file, content", [
+    ("config.yaml", ""), ("config.yaml", "x"), ("config.yaml", "- 1"), ("config.yaml", "{train: 3}"), ("counters.json", '"x"'),
+    ("counters.json", "[]"), ("counters.json", "{}"),
+])  # fmt: skip
+def test_what_was_edited_by_hand_and_is_none_is_said_in_a_line(tmp_path, file, content):
+    checkpoints(tmp_path, *parts()).save({"step": 2})
+    (checkpoint_of(tmp_path) / file).write_text(content)
+    with pytest.raises(UserError, match="cannot resume"):
+        checkpoints(tmp_path).load()
+
+
 def test_state_of_the_loss_scaler(tmp_path):
     class Scaler:
         def __init__(self, state):

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from accelerate.utils import AutocastKwargs
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from unclip.cli import disk_is_full
 from unclip.config import load_config
 from unclip.errors import UserError
-from unclip.training import checkpoint
+from unclip.training import checkpoint, loop
 from unclip.training.config import RunConfig
 from unclip.training.loop import train
 
@@ -123,6 +124,28 @@ def test_a_step_whose_loss_is_no_number_or_explodes_is_left_out_and_written_down
     assert (counters["step"], counters["skipped_steps"], counters["ema_steps"]) == (30, 2, 28)
     log = json.loads((tmp_path / "a" / "log.jsonl").read_text())
     assert log["skipped_steps"] == 2 and log["train_loss"] < 20
+
+
+@pytest.mark.parametrize("times", [float("nan"), 1e6])
+def test_so_it_is_where_the_loss_is_scaled(tmp_path, monkeypatch, times):
+    """As in fp16 on a GPU: here in float32 on the CPU, with a scaler of its own."""
+    made = loop.make_accelerator
+
+    def with_scaler(settings, run):
+        accelerator = made(settings, run)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        accelerator.native_amp, accelerator.autocast_handler = True, AutocastKwargs(enabled=False)
+        accelerator.state._mixed_precision = "fp16"
+        return accelerator
+
+    monkeypatch.setattr(loop, "make_accelerator", with_scaler)
+    model, before = Line(), []
+    model.harm = lambda step: before.append(model.linear.weight.detach().clone())
+    run(model, config(tmp_path, steps=30), Troubled(times, 24))
+    assert torch.equal(before[24], before[25]) and not torch.equal(before[25], before[26])
+    counters = counters_of(tmp_path)
+    assert counters["skipped_steps"] == 1 and counters["usual_loss"] < 20
+    assert counters["scaler"]["scale"] == (8.0 if times == 1e6 else 4.0)
 
 
 def test_trouble_without_an_end_ends_in_a_line_and_keeps_the_checkpoint(tmp_path):

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from ..files import new_file, parse_json
 
+LONGEST = 100_000_000  # bytes of a header: safetensors reads no more
+
 
 def write_beside(shard, file, keys, tensors, computed_in):
     """Write `tensors` of a shard's samples; keys: a string for each of their rows. Raises OSError, SafetensorError."""
@@ -42,7 +44,10 @@ def read_beside(shard, file):
             said, size = opened.metadata(), str(Path(shard).stat().st_size)
             if said.get("shard_bytes", size) != size:
                 return None
-            return parse_json(said["keys"]), {name: opened.get_tensor(name) for name in opened.keys()}
+            keys = parse_json(said["keys"])
+            if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+                return None
+            return keys, {name: opened.get_tensor(name) for name in opened.keys()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -78,11 +83,11 @@ def describe(file, counted):
 
 
 def read_header(file):
-    """(the bytes of a file before its tensors, the size of all)."""
+    """(the bytes of a file before its tensors, or the first LONGEST, the size of all)."""
     size = Path(file).stat().st_size
     with open(file, "rb") as opened:
         length = opened.read(8)
-        return length + opened.read(min(size, int.from_bytes(length, "little"))), size
+        return length + opened.read(min(size, int.from_bytes(length, "little"), LONGEST)), size
 
 
 def file_bytes(shapes, keys, shard_bytes, computed_in):

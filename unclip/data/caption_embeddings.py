@@ -2,10 +2,12 @@
 
 For a shard `0.tar` the file `0.FINGERPRINT.text.safetensors` holds, of the N captions in the shard's order (a sample with
 several lines has as many), `embed`, float16 (N, D); `lengths`, int32 (N,), the tokens of each from its start through its end;
-and `states`, float16 (T, W), those of all these tokens one after another, T the sum of the lengths: padding is not kept. The
+`states`, float16 (T, W), those of all these tokens one after another, T the sum of the lengths: padding is not kept; and
+`sums`, int32 (N,), the checksum of each caption, since a shard with other captions may well be of the same size. The
 fingerprint is that of the whole FrozenCLIP, conventions included; the keys of the captions' samples stand in the metadata.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +17,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .beside import read_beside
 
+TENSORS = {"embed": (torch.float16, 2), "states": (torch.float16, 2), "lengths": (torch.int32, 1), "sums": (torch.int32, 1)}
+
 
 class ShardTexts(Sequence):
     """The texts of a shard's captions, over tensors that are mapped from a file: what is looked at is read.
 
-    Item n is (embed (D,), states (L, W)) of the caption in row n, L its tokens, float16. keys: the sample of each of N captions;
-    embed, states, lengths: as the file has them.
+    Item n is (embed (D,), states (L, W)) of the caption in row n, L its tokens, float16. keys: the sample of each of N
+    captions; embed, states, lengths, sums: as the file has them.
     """
 
-    def __init__(self, keys, embed, states, lengths):
-        self.keys, self.embed, self.states = keys, embed, states
+    def __init__(self, keys, embed, states, lengths, sums):
+        self.keys, self.embed, self.states, self.sums = keys, embed, states, sums.tolist()
         ends = lengths.long().cumsum(0)
         self.starts, self.ends = (ends - lengths).tolist(), ends.tolist()
         self._rows = {}
@@ -38,8 +42,8 @@ class ShardTexts(Sequence):
         return self.embed[row], self.states[self.starts[row] : self.ends[row]]
 
     def of(self, key):
-        """A sample's captions, a list of items in the order of its lines; empty where it has none."""
-        return [self[row] for row in self._rows.get(key, [])]
+        """A sample's captions, {checksum: item} in the order of its lines; empty where it has none."""
+        return {self.sums[row]: self[row] for row in self._rows.get(key, [])}
 
 
 def together(texts):
@@ -61,9 +65,16 @@ def read_texts(shard, fingerprint):
     """The ShardTexts of the file beside a shard, mapped and not yet read; None where there is none, or one of another
     shard."""
     keys, tensors = read_beside(shard, texts_file(shard, fingerprint)) or ([], {})
-    if set(tensors) != {"embed", "states", "lengths"} or not len(keys) == len(tensors["embed"]) == len(tensors["lengths"]):
+    if {name: (value.dtype, value.ndim) for name, value in tensors.items()} != TENSORS:
         return None
-    return ShardTexts(keys, **tensors) if len(tensors["states"]) == tensors["lengths"].sum() else None
+    lengths, rows = tensors["lengths"], {len(tensors[name]) for name in ("embed", "lengths", "sums")}
+    right = rows == {len(keys)} and not (lengths < 0).any() and lengths.sum() == len(tensors["states"])
+    return ShardTexts(keys, **tensors) if right else None
+
+
+def sum_of(caption):
+    """The checksum of a caption, of 32 bits, with a sign."""
+    return zlib.crc32(caption.encode()) - 2**31
 
 
 def texts_file(shard, fingerprint):
@@ -93,10 +104,11 @@ class Captions:
         return contents
 
     def encode(self, clip, captions):
-        """B strings -> {"embed": float16 (B, D), "states": float16 (T, W), "lengths": int32 (B,)}; see the module."""
+        """B strings -> {"embed": float16 (B, D), "states": float16 (T, W), "lengths", "sums": int32 (B,)}; see the module."""
         text = clip.encode_text(captions).batch()
         mask = text["text_mask"]
         return {
             "embed": text["text_embed"].half().cpu(), "states": text["text_states"][mask].half().cpu(),
             "lengths": mask.sum(dim=1, dtype=torch.int32).cpu(),
+            "sums": torch.tensor([sum_of(caption) for caption in captions], dtype=torch.int32),
         }  # fmt: skip

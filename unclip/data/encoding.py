@@ -79,9 +79,11 @@ class DecodedShards(IterableDataset):
                     continue
                 keys += [sample["__key__"]] * len(found)
                 contents += found
-                if len(keys) >= self.batch_size:
-                    yield shard, kind, keys, kind.batch(contents)
-                    waiting[kind] = [], []
+                full = len(keys) - len(keys) % self.batch_size  # a sample may have any number of lines
+                for start in range(0, full, self.batch_size):
+                    end = start + self.batch_size
+                    yield shard, kind, keys[start:end], kind.batch(contents[start:end])
+                del keys[:full], contents[:full]
         for kind, (keys, contents) in waiting.items():
             if keys:
                 yield shard, kind, keys, kind.batch(contents)
@@ -89,6 +91,7 @@ class DecodedShards(IterableDataset):
 
 
 def leave_signals(worker):
-    """Ctrl-C is for the main process, which ends its workers itself; SIGTERM ends them."""
+    """Ctrl-C and a first SIGTERM, which schedulers send to all processes of a run, are for the main process, which saves and
+    ends its workers itself; another SIGTERM ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))

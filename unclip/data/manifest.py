@@ -103,13 +103,15 @@ def check_files(path, kind, fingerprint):
     """Raises UserError for the first file of a kind that a manifest lists and that is not as it says."""
     for name, said in read_manifest(path)["files"].items():
         shard = path.parent / name
-        file = kind.file(shard, fingerprint)
         try:
+            file = kind.file(shard, fingerprint)
             found = {"shard_bytes": shard.stat().st_size, **checksum(file)}
             wrong = [what for what, value in found.items() if said[what] != value]
             wrong = f"{shard if 'shard_bytes' in wrong else file} is another file" if wrong else None
         except OSError as error:
             wrong = f"cannot read {error.filename} ({error.strerror})"
+        except ValueError:
+            wrong = f"{name!r:.100} is no shard's name"
         if wrong:
             raise UserError(f"{path} does not fit the data: {wrong}; copy that again, or run scripts/embed.py again")
 

@@ -15,13 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import UserError, first_line
-from ..files import new_folder, parse_json
+from ..files import new_folder, read_json
 from .remote import is_remote, open_shard, shard_name
 from .skipped import Bad
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 META = re.compile(r"__[^/]*__($|/)")  # names of what is no sample
 LARGEST = 100_000_000  # bytes of a file in a shard
+LONGEST = 16_384  # bytes of a long name, or of other things that a tar says of a file
+SAYS_MORE = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 def find_shards(folder, split):
@@ -63,17 +65,19 @@ def estimated_samples(shards):
     the others taken to be as full.
     """
     try:
-        stats = [parse_json(s.with_name(f"{s.stem}_stats.json").read_text(encoding="utf-8")) for s in map(Path, shards)]
-        return sum(int(s["successes"]) for s in stats)
-    except (OSError, ValueError, KeyError, TypeError):
+        stats = [read_json(s.with_name(f"{s.stem}_stats.json")) for s in map(Path, shards)]
+        return sum(max(0, int(s["successes"])) for s in stats)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass
     count, sizes = 0, [Path(s).stat().st_size for s in shards]
     try:
-        with tarfile.open(shards[0], "r:") as shard:
+        with tarfile.open(shards[0], "r:", tarinfo=Entry) as shard:
             for entry in shard:
                 count += entry.name.lower().endswith(tuple(f".{k}" for k in IMAGE_KEYS))
-    except tarfile.TarError:
-        pass  # cut off: what stands before the cut is counted
+    except OSError:
+        raise
+    except Exception:  # cut off, or broken in any way: what stands before is counted
+        pass
     return round(count * sum(sizes) / max(1, sizes[0]))
 
 
@@ -127,7 +131,7 @@ def files_in(stream, url, ends, left_out):
     files larger than LARGEST, and of sparse ones, whose size is nothing but a claim.
     """
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=Entry) as tar:
             for entry in tar:
                 tar.members = []  # which would grow with every file
                 if not entry.isreg() or META.match(entry.name):
@@ -138,6 +142,15 @@ def files_in(stream, url, ends, left_out):
                 yield {"fname": entry.name, "data": tar.extractfile(entry).read(), "__url__": url}
     except Exception as error:  # a tar can be broken in any way
         ends(error)
+
+
+class Entry(tarfile.TarInfo):
+    """A file in a tar. What Python reads of it by itself, and searches in a time that grows with its square, is bounded."""
+
+    def _proc_member(self, tar):
+        if self.type in SAYS_MORE and self.size > LONGEST:
+            raise tarfile.ReadError(f"a name, or what else it says of a file, has {self.size:,} bytes")
+        return super()._proc_member(tar)
 
 
 def reason_of(error):

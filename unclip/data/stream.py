@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import UserError
-from .caption_embeddings import read_texts, together
+from .caption_embeddings import read_texts, sum_of, together
 from .embeddings import read_embeddings
 from .encoding import leave_signals
 from .remote import shard_name
@@ -137,7 +137,7 @@ class ShardSamples(IterableDataset):
                     raise Bad("no embedding", "the file beside its shard lacks it")
                 samples.append(decode_sample(sample, self.size, self.class_captions, self.captions))
                 embeds.append(sample.get("image_embed"))
-                texts.append(sample.get("texts", []))
+                texts.append(sample.get("texts", {}))
                 in_a_row = 0
             except Exception as error:  # a broken sample must not end the run
                 skipped(error, where_is(sample))
@@ -151,15 +151,15 @@ class ShardSamples(IterableDataset):
                 flip = draw_flips(len(table), self.mirror, rng)
                 rows = torch.arange(len(table))
                 batch = make_batch(table, rows, flip, rng if self.captions else None)
-                yield batch | drawn_texts(batch, table, texts), place, skipped.taken()
+                yield batch | drawn_texts(batch.get("caption", ()), texts), place, skipped.taken()
                 samples, embeds, texts = [], [], []
         yield f"nothing readable in the shards ({skipped.first}): prepare the data again", None, skipped
 
     def encoded(self, reader, place, skipped):
         """A reader's samples from a Place on, each with the Place behind it; ends if all shards are empty.
 
-        With `image_embed` (2, D) and `texts`, items of ShardTexts, from the files beside the shard. What lies before the Place is
-        read, and not decoded.
+        With `image_embed` (2, D) and `texts`, as `ShardTexts.of` gives them, from the files beside the shard. What lies
+        before the Place is read, and not decoded.
         """
         import webdataset
 
@@ -186,15 +186,13 @@ class ShardSamples(IterableDataset):
             done = 0
 
 
-def drawn_texts(batch, table, texts):
-    """The text keys of the captions that a batch drew; none where a sample's texts are not those of its captions.
+def drawn_texts(captions, texts):
+    """The text keys of the captions that a batch drew, or none where one of them has no text.
 
-    table: of the batch's samples; texts: of each, a list of items of ShardTexts, one for each of its captions.
+    captions: B strings, or none; texts: of each sample the items of ShardTexts, {checksum of a caption: item}.
     """
-    if "caption" not in batch or table.captions is None or [*map(len, texts)] != [*map(len, table.captions)]:
-        return {}
-    lines = map(list.index, table.captions, batch["caption"])
-    return together([those[line] for those, line in zip(texts, lines)])
+    drawn = [those.get(sum_of(caption)) for those, caption in zip(texts, captions)]
+    return together(drawn) if drawn and all(drawn) else {}
 
 
 def share_of(reader, readers, epoch, count, seed):

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 
-from ..conditioning import TEXT_KEYS, trimmed
+from ..conditioning import on, trimmed
 
 REMEMBER = 256 * 2**20  # bytes of encodings kept
 
@@ -29,7 +29,7 @@ def mean_texts(groups, clip, batch_size=256):
 class CaptionEncoder:
     """Adds text_embed, text_states, text_mask of a batch's captions, and the empty caption's as null_text_..., trimmed.
 
-    A batch that has the first three, from beside its shards, keeps them. remember: bytes of encodings kept for captions that
+    A batch that has the first three, from beside its shards, keeps them; all are on CLIP's device. remember: bytes of encodings kept for captions that
     come again; the ones not used for longest go first.
     """
 
@@ -41,7 +41,8 @@ class CaptionEncoder:
 
     def __call__(self, batch):
         """A batch with its texts."""
-        text = {key: batch[key] for key in TEXT_KEYS} if "text_states" in batch else self.encoded(batch["caption"])
+        ahead, device = "text_states" in batch, self.null["text_mask"].device
+        text = on(batch, device) if ahead else self.encoded(batch["caption"])
         text, null = trimmed(text, self.null)
         return {**batch, **text, **{f"null_{k}": v for k, v in null.items()}}
 

@@ -11,13 +11,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..config import save_config
+from ..config import read_yaml, save_config
 from ..errors import UserError
-from ..files import new_folder, sync
+from ..files import new_folder, read_json, read_text, sync
 from .same_run import difference
 from .sharding import alike, live_state, put_back, shape_of, whole_state, wholes
 
@@ -80,8 +79,7 @@ class Checkpoints:
             return None
         folder = self.saved()[-1]
         try:
-            counters = json.loads((folder / "counters.json").read_text())
-            before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            counters, before = read_json(folder / "counters.json"), read_yaml(read_text(folder / "config.yaml"))
             other = difference(before, counters.pop("processes"), self.config, self.processes)
             if other is not None:
                 raise UserError(
@@ -97,7 +95,7 @@ class Checkpoints:
             scaling = counters.pop("scaler")
             if self.scaler is not None and scaling:
                 self.scaler.load_state_dict(scaling)
-        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             older = ", and the one before is used" if len(self.saved()) > 1 else ""
             raise UserError(

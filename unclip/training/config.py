@@ -24,12 +24,12 @@ class DataConfig(Strict):
     """
 
     folder: str
-    image_size: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=8192)
     train_split: str = "train"
     val_split: str = "test"
     mirror: bool = True
     in_memory: bool | Literal["auto"] = "auto"
-    workers: int = Field(4, ge=0)
+    workers: int = Field(4, ge=0, le=1000)
     best: float = Field(1.0, gt=0, le=1)
     repeat: dict[str, PositiveInt] = {}
     max_bad: float = Field(0.1, ge=0, le=1)
@@ -69,11 +69,11 @@ class TrainConfig(Strict):
     """
 
     run: str
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=1_000_000)
     steps: Optional[int] = Field(None, ge=1)
     minutes: Optional[float] = Field(None, gt=0)
-    accumulate: int = Field(1, ge=1)
-    seed: int = 0
+    accumulate: int = Field(1, ge=1, le=1_000_000)
+    seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: Optional[Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]] = None

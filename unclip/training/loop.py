@@ -172,6 +172,8 @@ class Training:
         loss, done, asked, due = self.agreed(total)
         if self.is_trouble(loss, norm, keys):
             counters["skipped_steps"] += 1
+            if accelerator.scaler is not None:
+                accelerator.scaler.update()  # as a step would have done
         else:
             self.optimizer.step()
             self.ema.update(self.model)
@@ -208,7 +210,7 @@ class Training:
             return False
         keys = gather_object(keys) if self.processes > 1 else keys
         line = {"step": step, "what": what, "loss": loss, "usual_loss": usual, "gradient_norm": norm, "keys": keys}
-        return self.trouble.note(line, self.say, write=self.main) and not scaled
+        return self.trouble.note(line, self.say, write=self.main)
 
     def postfix(self, done):
         """What the bar says beside the steps."""

@@ -2,15 +2,18 @@
 
 import signal
 import threading
+import time
+
+ONE = 1.0  # seconds in which several signals are one: a scheduler and a launcher both tell a process
 
 
 class Stop:
-    """`with Stop() as stop:` inside, the first of these signals sets `stop.asked`; the second one acts as ever."""
+    """`with Stop() as stop:` inside, the first of these signals sets `stop.asked`; one that comes later acts as ever."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
     def __enter__(self):
-        self.asked, self._before = False, {}
+        self.asked, self._since, self._before = False, None, {}
         if threading.current_thread() is threading.main_thread():  # Python sets handlers there alone
             self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
@@ -20,5 +23,8 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number, frame):
-        self.asked = True
-        self.__exit__()
+        if not self.asked:
+            self.asked, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > ONE:
+            self.__exit__()
+            signal.raise_signal(number)
