@@ -29,8 +29,8 @@ def mean_texts(groups, clip, batch_size=256):
 class CaptionEncoder:
     """Adds text_embed, text_states, text_mask of a batch's captions, and the empty caption's as null_text_..., trimmed.
 
-    A batch that has the first three, from beside its shards, keeps them; all are on CLIP's device. remember: bytes of encodings kept for captions that
-    come again; the ones not used for longest go first.
+    A batch that has the first three, from beside its shards, keeps them; all are on CLIP's device. remember: bytes of encodings
+    kept for captions that come again; the ones not used for longest go first.
     """
 
     def __init__(self, clip, remember=REMEMBER):
