@@ -180,6 +180,7 @@ def test_upsampled_pictures_do_not_depend_on_the_batch(cascade):
 
 @pytest.mark.parametrize("setting, value", [
     ("upsampler_num_inference_steps", 3), ("upsampler_sampler", "ddpm"), ("upsampler_noise_level", 0.1), ("upsampler_blur", 0.5),
+    ("upsampler_grain", 0.1),
 ])  # fmt: skip
 def test_every_setting_of_the_upsamplers_changes_the_picture(cascade, setting, value):
     options = {"stop_after": "upsampler-1", "upsampler_num_inference_steps": 2}
@@ -206,13 +207,17 @@ def test_each_upsampler_may_have_steps_of_its_own(cascade):
     assert len(seen) == 2 + 3 + 3 + 1 and seen[-1] == 1
 
 
-def test_a_stage_takes_the_strength_that_it_was_trained_for(cascade, monkeypatch):
+@pytest.mark.parametrize("setting, name, given, taken", [
+    ("upsampler_noise_level", "noise_level", 0.3, [0.3, 0.2]), ("upsampler_grain", "grain", 0.3, [0.3, 0.2]),
+    ("upsampler_grain", "grain", [0.1, 0], [0.1, 0]), ("upsampler_grain", "grain", [0.1], [0.1, 0.1]),
+])  # fmt: skip
+def test_a_stage_takes_the_strength_that_it_was_trained_for(cascade, monkeypatch, setting, name, given, taken):
     seen = []
     for upsampler in cascade.upsamplers:
         draw_it = upsampler.sample
-        monkeypatch.setattr(upsampler, "sample", lambda *a, f=draw_it, **k: seen.append(k["noise_level"]) or f(*a, **k))
-    draw(cascade, upsampler_noise_level=0.3, upsampler_num_inference_steps=1)
-    assert seen == [0.3, 0.2]
+        monkeypatch.setattr(upsampler, "sample", lambda *a, f=draw_it, **k: seen.append(k[name]) or f(*a, **k))
+    draw(cascade, **{setting: given}, upsampler_num_inference_steps=1)
+    assert seen == taken
 
 
 @pytest.mark.parametrize("settings, says", [
@@ -222,6 +227,8 @@ def test_a_stage_takes_the_strength_that_it_was_trained_for(cascade, monkeypatch
     ({"upsampler_num_inference_steps": [1, 1001]}, "1 to 1000"), ({"upsampler_num_inference_steps": []}, "at least 1 step"),
     ({"upsampler_num_inference_steps": [2, 0]}, "[2, 0]: at least 1 step"),
     ({"upsampler_noise_level": 0.35}, "upsampler_noise_level: choose 0 to 0.3"),
+    ({"upsampler_grain": [0.1, 0.35]}, "upsampler_grain: choose 0 to 0.3"),
+    ({"upsampler_grain": 1}, "upsampler_grain = 1.0: from 0 to below 1"), ({"upsampler_grain": []}, "from 0 to below 1"),
     ({"upsampler_blur": 0.7}, "upsampler_blur: choose 0 to 0.6"),
     ({"upsampler_blur": -1}, "upsampler_blur"),
 ])  # fmt: skip

@@ -76,10 +76,38 @@ def test_far_things_do_not_matter():
     assert difference[..., :8, :8].max() > 1e-3 and difference[..., -8:, -8:].max() == 0
 
 
-@pytest.mark.parametrize("change", [{"noise_level": 0.3}, {"blur": 0.6}, {"sampler": "ddpm"}, {"num_inference_steps": 4}])
+@pytest.mark.parametrize(
+    "change", [{"noise_level": 0.3}, {"grain": 0.3}, {"blur": 0.6}, {"sampler": "ddpm"}, {"num_inference_steps": 4}]
+)
 def test_every_setting_matters(low, change):
     upsampler = make()
     assert (drawn(upsampler, low) - drawn(upsampler, low, **change)).abs().max() > 1e-3
+
+
+def told(upsampler, monkeypatch, low, **options):
+    """What the network is given and told: (small pictures, noise levels)."""
+    seen, conditions = [], upsampler.conditions
+    monkeypatch.setattr(upsampler, "conditions", lambda low, level, e: seen.append((low, level)) or conditions(low, level, e))
+    drawn(upsampler, low, num_inference_steps=1, **options)
+    monkeypatch.undo()
+    return seen[0]
+
+
+def test_pictures_with_a_grain_are_told_as_clean_ones_to_which_that_noise_was_added(low, monkeypatch):
+    upsampler = make()
+    noised, level = told(upsampler, monkeypatch, low, noise_level=0.28)
+    grain = noised / (1 - 0.28**2) ** 0.5  # the noise is in them already, at the pictures' own contrast
+    same, same_level = told(upsampler, monkeypatch, grain, grain=0.28)
+    torch.testing.assert_close(same, noised)
+    assert same_level.tolist() == level.tolist() == pytest.approx([0.28] * 3)
+
+
+def test_grain_and_noise_make_one_noise_level(low, monkeypatch):
+    small, level = told(make(), monkeypatch, torch.zeros_like(low), grain=0.1, noise_level=0.2)
+    deviation = 0.1**2 * (1 - 0.2**2) + 0.2**2  # of the grain, shrunk as the pictures are, and of what is added to it
+    assert level.square().tolist() == pytest.approx([deviation] * 3) and small.std() == pytest.approx(0.2, rel=0.1)
+    _, level = told(make(), monkeypatch, low, grain=0.3, noise_level=0.3)
+    assert level.tolist() == pytest.approx([0.3] * 3)  # what it was trained for at most
 
 
 def test_it_is_told_the_noise_level(low):
@@ -285,7 +313,7 @@ def test_contradictions_are_refused(options, said):
         make(**options)
 
 
-@pytest.mark.parametrize("strength", [{"noise_level": 0.31}, {"noise_level": -0.1}, {"blur": 0.7}, {"blur": -0.1}])
+@pytest.mark.parametrize("strength", [{"noise_level": 0.31}, {"noise_level": -0.1}, {"grain": 0.31}, {"grain": -0.1}, {"blur": 0.7}, {"blur": -0.1}])
 def test_more_spoiling_than_it_was_trained_for_is_refused(low, strength):
     with pytest.raises(ValueError, match="trained for 0 to 0.3"):
         drawn(make(), low, **strength)

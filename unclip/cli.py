@@ -63,6 +63,8 @@ def add_sampling_options(parser):
     parser.add_argument("--upsampler-steps", type=numbers, metavar="N[,N...]", help="steps of every upsampler, or of each: 1,2")
     parser.add_argument("--upsampler-sampler", help="ddpm, ddim, dpm++ or dpm++sde, where it differs from --sampler")
     parser.add_argument("--upsampler-noise-level", type=float, help="noise on what an upsampler is given, 0 to below 1")
+    parser.add_argument("--upsampler-grain", type=shares, metavar="X[,X...]",
+                        help="noise that what an upsampler is given is taken to have already, for every one, or each: 0.05,0")  # fmt: skip
     parser.add_argument("--upsampler-blur", type=float, help="blur of what an upsampler is given, in pixels")
     parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
     parser.add_argument("--sampler", help="ddpm, ddim, dpm++ or dpm++sde")
@@ -83,6 +85,7 @@ SETTINGS = {  # what stands in `pipeline.Settings`, by the name of its option
     "upsampler_steps": "upsampler_num_inference_steps",
     "upsampler_sampler": "upsampler_sampler",
     "upsampler_noise_level": "upsampler_noise_level",
+    "upsampler_grain": "upsampler_grain",
     "upsampler_blur": "upsampler_blur",
     "stop_after": "stop_after",
     "sampler": "sampler",
@@ -126,9 +129,14 @@ def drawing(args):
     return {"model_name": args.pop("model"), "settings": sampling_settings(args), **{name: args.pop(name) for name in names}}
 
 
-def numbers(text):
-    """A whole number, or a list of several with commas between them."""
-    return int(text) if "," not in text else [int(one) for one in text.split(",")]
+def numbers(text, kind=int):
+    """A whole number, or a list of several with commas between them; kind: float for others."""
+    return kind(text) if "," not in text else [kind(one) for one in text.split(",")]
+
+
+def shares(text):
+    """The same of numbers that may have a fraction."""
+    return numbers(text, float)
 
 
 def output_folder(path):

@@ -22,6 +22,10 @@ from .seeds import seeds_from
 from .upsampler import Upsampler
 
 
+# settings of upsamplers that say how far what they are given is spoilt, and for how much of it each was trained
+SPOILS = {"upsampler_noise_level": "max_noise", "upsampler_grain": "max_noise", "upsampler_blur": "max_blur"}
+
+
 class Settings(Strict):
     """How pictures are drawn. The values here hold where a model's index names no others.
 
@@ -29,9 +33,9 @@ class Settings(Strict):
     way from noise (0) to picture (1); sampler: of decoder and upsamplers; eta: of the sampler ddim.
     negative_prompt: what guidance leads away from, in the place of the empty caption. prior_...: of the prior;
     prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
-    upsampler_...: of every upsampler; the number of steps may be a list, a number for each, whose last holds for those after
-    it; upsampler_sampler: None: `sampler`; noise_level, blur: see `Upsampler.sample`; one that was trained for less takes what
-    it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
+    upsampler_...: of every upsampler; the number of steps and the grain may be lists, a number for each, whose last holds for
+    those after it; upsampler_sampler: None: `sampler`; noise_level, grain, blur: see `Upsampler.sample`; one that was trained
+    for less takes what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
     None: the last.
     """
 
@@ -49,20 +53,38 @@ class Settings(Strict):
     upsampler_num_inference_steps: int | list[int] = 10
     upsampler_sampler: Optional[str] = None
     upsampler_noise_level: float = Field(0.0, ge=0, lt=1)
+    upsampler_grain: float | list[float] = 0.0
     upsampler_blur: float = Field(0.0, ge=0)
     stop_after: Optional[str] = None
 
     @field_validator("upsampler_num_inference_steps")
     @classmethod
     def check_steps(cls, steps):
-        if min(steps if isinstance(steps, list) else [steps], default=0) < 1:
+        if min(listed(steps), default=0) < 1:
             raise ValueError(f"upsampler_num_inference_steps = {steps}: at least 1 step")
         return steps
 
+    @field_validator("upsampler_grain")
+    @classmethod
+    def check_grain(cls, grain):
+        if not listed(grain) or not all(0 <= value < 1 for value in listed(grain)):
+            raise ValueError(f"upsampler_grain = {grain}: from 0 to below 1")
+        return grain
+
     def upsampler_steps(self, number):
         """The steps of the upsampler of that number, from 0."""
-        steps = self.upsampler_num_inference_steps
-        return steps[min(number, len(steps) - 1)] if isinstance(steps, list) else steps
+        return one_of(self.upsampler_num_inference_steps, number)
+
+
+def listed(value):
+    """A value, or a list of several, as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def one_of(value, number):
+    """What a value, or a list whose last holds for those after it, is for the upsampler of that number, from 0."""
+    values = listed(value)
+    return values[min(number, len(values) - 1)]
 
 
 class Texts(NamedTuple):
@@ -188,9 +210,9 @@ class UnCLIP(Manipulations):
             self.decoder.check_steps(chosen.num_inference_steps)
             if chosen.sampler != "ddim":
                 raise UserError(f"sampler {chosen.sampler}: this decoder was distilled for ddim: leave it out")
-        for strength, trained in (("upsampler_noise_level", "max_noise"), ("upsampler_blur", "max_blur")):
+        for strength, trained in SPOILS.items():
             most = max((getattr(upsampler, trained) for upsampler in self.upsamplers), default=0.0)
-            if self.upsamplers and getattr(chosen, strength) > most:
+            if self.upsamplers and max(listed(getattr(chosen, strength))) > most:
                 raise UserError(f"{strength}: choose 0 to {most}, for which the upsamplers were trained")
         if chosen.guidance_start > chosen.guidance_end:
             raise UserError(f"guidance_start {chosen.guidance_start} lies after guidance_end {chosen.guidance_end}: swap them")
@@ -319,13 +341,15 @@ class UnCLIP(Manipulations):
 
     def enlarge(self, upsampler, images, embeds, noise, settings, start=None, callback=None):
         """What an upsampler makes of pictures (B, 3, s, s) with image embeddings (B, D) and a SeededNoise: (B, 3, S, S)."""
+        number = self.upsamplers.index(upsampler)
         with self.running(upsampler):
             return upsampler.sample(
                 images,
                 embeds,
                 noise=noise,
-                num_inference_steps=settings.upsampler_steps(self.upsamplers.index(upsampler)),
+                num_inference_steps=settings.upsampler_steps(number),
                 noise_level=min(settings.upsampler_noise_level, upsampler.max_noise),
+                grain=min(one_of(settings.upsampler_grain, number), upsampler.max_noise),
                 blur=min(settings.upsampler_blur, upsampler.max_blur),
                 sampler=settings.upsampler_sampler or settings.sampler,
                 eta=settings.eta,

@@ -140,8 +140,8 @@ class Upsampler(Stage):
 
     @torch.no_grad()
     def sample(
-        self, images, image_embed=None, *, noise, num_inference_steps=10, noise_level=0.0, blur=0.0, sampler="ddim",
-        eta=0.0, start=None, callback=None,
+        self, images, image_embed=None, *, noise, num_inference_steps=10, noise_level=0.0, grain=0.0, blur=0.0,
+        sampler="ddim", eta=0.0, start=None, callback=None,
     ):  # fmt: skip
         """Enlarge pictures: float (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1].
 
@@ -149,22 +149,25 @@ class Upsampler(Stage):
             image_embed: (B, D), for an upsampler that uses it.
             noise: a SeededNoise for B pictures: of the small pictures' noise, then the start's and the sampler's.
             noise_level, blur: how far the small pictures are spoilt first, as in training; the more, the more is made up.
+            grain: the noise level at which the small pictures are taken to be already. What a decoder draws has a grain that no
+                photograph has; an upsampler that is told of noise smooths it away, and in several steps draws detail instead.
             sampler, eta, start, callback: see `Stage.draw`.
 
         Raises:
             ValueError: more spoiling than it was trained for, a number of steps that the schedule does not have, no
                 embedding for an upsampler that needs it, or a size that the network cannot halve often enough.
         """
-        if not 0 <= noise_level <= self.max_noise or not 0 <= blur <= self.max_blur:
+        if max(noise_level, grain) > self.max_noise or min(noise_level, grain, blur) < 0 or blur > self.max_blur:
             raise ValueError(
-                f"noise_level {noise_level} and blur {blur}: this upsampler was trained for 0 to {self.max_noise} and 0 "
-                f"to {self.max_blur}"
+                f"noise_level {noise_level}, grain {grain} and blur {blur}: this upsampler was trained for 0 to "
+                f"{self.max_noise}, noise and grain, and 0 to {self.max_blur}"
             )
         images = images.to(self.device)
-        level = torch.full((len(images),), noise_level)
-        low = gaussian_blur(images, torch.full((len(images),), blur))
+        low = (1 - grain**2) ** 0.5 * gaussian_blur(images, torch.full((len(images),), blur))  # as if grain were noise in it
         if noise_level:
-            low = noised(low, level, noise(low))
+            low = noised(low, torch.full((len(images),), noise_level), noise(low))
+        told = 1 - (1 - grain**2) * (1 - noise_level**2)  # alpha_bars multiply
+        level = torch.full((len(images),), min(told**0.5, self.max_noise))
         last_t = int(self.timesteps(num_inference_steps)[-1])
         cond = self.conditions(low, level, image_embed)
         enlarged = cond["enlarged"]
