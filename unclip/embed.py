@@ -80,5 +80,5 @@ def write_all(jobs, kinds, clip, workers, rank):
             for kind, (keys, tensors) in encoded.items():
                 write_beside(shard, kind.file(shard, kinds[kind]), keys, tensors, dtype_name(clip))
             bar.set_postfix_str(f"{number} of {len(jobs)} shards")
-            total.add(skipped.counts, skipped.firsts)
+            total.join(skipped)
     return total

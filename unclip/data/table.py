@@ -75,7 +75,8 @@ def load_table(folder, split, size, say=print):
 def load_shards(shards, size, class_captions=None, say=print, every=1, most=None, max_bad=1.0):
     """The table of some shards; `class_captions` for labelled ones, None for captioned ones.
 
-    Of every n-th sample; of the first `most` of these, if given. max_bad: the share of the samples that may be bad.
+    Of every n-th sample; of the first `most` of these, if given. max_bad: the share of the samples, and of the shards, that
+    may be bad.
 
     Raises:
         UserError: nothing readable in them, or too much that is not.
@@ -89,7 +90,7 @@ def load_shards(shards, size, class_captions=None, say=print, every=1, most=None
     skipped.report(say)
     if not samples:
         raise UserError(f"nothing readable in {shards[0]} and its like ({skipped.first}): prepare the data again")
-    skipped.check(len(samples), max_bad)
+    skipped.check(len(samples), max_bad, len(shards))
     return table_of(samples, class_captions)
 
 
