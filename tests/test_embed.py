@@ -22,6 +22,7 @@ from unclip.data.shards import find_shards
 from unclip.data.table import load_table
 from unclip.embed import embed
 from unclip.embed_cost import disk, measured_rate, picture_shapes, text_shapes
+from unclip.files import new_file
 
 FILES = "[!.]*.safetensors"  # none that is being written
 SIZE = 16  # of the pictures that the tiny CLIP looks at
@@ -201,6 +202,24 @@ def test_killed_in_the_middle_and_run_again(model_files, tmp_path, script):
     assert digests(folder) == digests(whole)
     assert digests(folder, "*.json") == digests(whole, "*.json")
     assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())
+
+
+def test_what_a_killed_run_has_half_written_is_removed_by_the_process_whose_shard_it_is(model_files, tmp_path, clip):
+    """Of two processes the second has the second and the fourth shard; another folder has files of the same name."""
+    data, left = tmp_path / "data", []
+    shards = [captioned_tar(data / name, range(2)) for name in ("test/0.tar", "test/1.tar", "test/2.tar", "train/0.tar")]
+    files = [embeddings_file(shard, clip.image_fingerprint()) for shard in shards]
+    for file in files:
+        with pytest.raises(KeyboardInterrupt), new_file(file) as temporary:
+            left.append(temporary)
+            raise KeyboardInterrupt
+        temporary.write_bytes(b"half")  # SIGKILL would not have let it be removed
+    other = data / "test" / ".1.tar.part"
+    other.write_bytes(b"of somebody else")
+    process = start(model_files, data, WORLD_SIZE="2", RANK="1")
+    process.join(60)
+    assert process.exitcode == 0 and files[1].is_file() and other.is_file()
+    assert [path.exists() for path in left] == [True, False, True, False]
 
 
 def test_two_processes_share_the_shards(model_files, folder, script, clip, tmp_path):
