@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import TEXT_WIDTH, D
 from data.pictures import captioned_tar, encoded, png, write_tar
 from PIL import Image
+from tqdm import tqdm
 
 from unclip import embed_cost
 from unclip.clip import FrozenCLIP
@@ -167,6 +169,7 @@ def start(model_files, folder, texts=False, **environment):
     """scripts/embed.py's work in a process of its own, which the caller ends."""
 
     def work():
+        tqdm.set_lock(threading.RLock())  # its own: a fork has its parent's, and SIGKILL leaves that locked
         os.environ.update(environment)
         embed(
             data=folder, clip_name=model_files / "clip", pretrained=None, unit_variance=True, split=None, texts=texts,
