@@ -254,7 +254,7 @@ def test_what_a_dry_run_prints(script):
     code, out, _ = script("--dry-run", "--pairs", "400e6", "--rate", "1000", "--price", "2.5", "--gpus", "8", "--texts")
     said = "\n".join(out)
     assert code == 0 and out[0] == "400,000,000 pictures and captions:"
-    assert f"{4 * D} bytes a picture" in said and f"{2 * TEXT_WIDTH} a token" in said
+    assert f"{4 * D + 4} bytes a picture" in said and f"{2 * TEXT_WIDTH} a token" in said
     assert "1,000 pictures a second on one GPU (--rate)" in said
     assert "111.1 hours of one GPU; 13.9 of 8" in said and "$277.78 at $2.50 an hour" in said  # 400e6 / 1000 / 3600
     assert out[-1].startswith("assumed: ") and "20 tokens" in out[-1]

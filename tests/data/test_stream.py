@@ -247,6 +247,21 @@ def test_embeddings_follow_key_shard_and_mirror(folder):
     assert mirrored == {True, False}
 
 
+def test_embeddings_of_pictures_that_have_changed_are_not_taken(folder):
+    def write(other=None):
+        files = [[(f"00{n}.png", png(n + (n == other))), (f"00{n}.txt", b"x")] for n in range(10, 20)]
+        return write_tar(folder / "00001.tar", sum(files, []))
+
+    size = write().stat().st_size
+    for shard in folder.glob("*.tar"):
+        shard_embeddings(shard, RampClip(), "ramp")
+    assert write(other=13).stat().st_size == size
+    batches = stream(folder, fingerprint="ramp", say=Lines())
+    assert "0013" not in [key for step in range(29) for key in batches.at(step)["key"]]
+    assert batches.skipped.counts.keys() == {"no embedding"}
+    assert batches.skipped.first.startswith("0013 in 00001.tar: 00001.ramp.safetensors has that of another picture: remove")
+
+
 def test_labelled_shards(tmp_path):
     write_tar(tmp_path / "0.tar", [(f"{n}.{e}", c) for n in range(6) for e, c in (("png", png(n)), ("cls", b"%d" % (n % 2)))])
     batch = stream(tmp_path, class_captions=ClassCaptions(names=[["dog"], ["cat"]], nouns=[[], []])).at(0)

@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import UserError
-from .caption_embeddings import read_texts, sum_of, together
-from .embeddings import read_embeddings
+from .caption_embeddings import read_texts, together
+from .embeddings import embeddings_file, read_embeddings
 from .encoding import leave_signals
 from .remote import shard_name
 from .shards import read_samples
 from .skipped import Bad, Skipped
+from .sums import sum_of
 from .table import decode_sample, draw_flips, make_batch, table_of, where_is
 
 SHUFFLE = 2000  # samples, still encoded, among which each worker draws the next one
@@ -145,10 +146,9 @@ class ShardSamples(IterableDataset):
                 yield None, None, met
                 continue
             try:
-                if self.fingerprint and "image_embed" not in sample:
-                    raise Bad("no embedding", "the file beside its shard lacks it")
-                samples.append(decode_sample(sample, self.size, self.class_captions, self.captions))
-                embeds.append(sample.get("image_embed"))
+                decoded = decode_sample(sample, self.size, self.class_captions, self.captions)
+                embeds.append(self.embedding_of(sample, decoded[-1]) if self.fingerprint else None)
+                samples.append(decoded)
                 texts.append(sample.get("texts", {}))
                 in_a_row = 0
             except Exception as error:  # a broken sample must not end the run
@@ -167,12 +167,23 @@ class ShardSamples(IterableDataset):
                 samples, embeds, texts = [], [], []
         yield f"nothing readable in the shards ({skipped.first or reason}): prepare the data again", None, skipped
 
+    def embedding_of(self, sample, checksum):
+        """The image_embed (2, D) of a sample whose picture has this checksum. Raises Bad where the file beside its shard has
+        none, or that of another picture."""
+        embeds, key = sample["embeds"], sample["__key__"]
+        if embeds is None or key not in embeds:
+            raise Bad("no embedding", "the file beside its shard lacks it")
+        if not embeds.fits(key, checksum):
+            file = embeddings_file(sample["__url__"], self.fingerprint).name
+            raise Bad("no embedding", f"{file} has that of another picture: remove it, and it is made anew")
+        return embeds[key]
+
     def encoded(self, reader, place, skipped):
         """A reader's samples from a Place on, each with the Place behind it; (None, None) for a shard without any; ends if all
         shards are empty.
 
-        With `image_embed` (2, D) and `texts`, as `ShardTexts.of` gives them, from the files beside the shard. What lies
-        before the Place is read, and not decoded.
+        With `embeds`, the shard's ShardEmbeddings or None, and `texts`, as `ShardTexts.of` gives them. What lies before the
+        Place is read, and not decoded.
         """
         import webdataset
 
@@ -188,8 +199,7 @@ class ShardSamples(IterableDataset):
                     if n <= taken:
                         skipped.taken()  # they were counted when they were met first
                         continue
-                    if embeds is not None and sample["__key__"] in embeds:
-                        sample["image_embed"] = embeds[sample["__key__"]]
+                    sample["embeds"] = embeds
                     if texts is not None:
                         sample["texts"] = texts.of(sample["__key__"])
                     yield sample, Place(epoch, number, n)
