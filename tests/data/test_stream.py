@@ -151,6 +151,14 @@ def test_texts_of_captions_that_have_changed_are_not_taken(said):
     assert "text_states" not in stream(folder, text_fingerprint="CLIP").at(0)
 
 
+def test_files_of_a_shard_are_not_taken_for_what_lies_beside_it(tmp_path):
+    named = ("texts", "embeds", "image_embed")
+    write_tar(tmp_path / "0.tar", [(f"{n}.{e}", c) for n in range(4) for e, c in (
+        ("png", png(n)), ("txt", b"x"), *((name, b"no tensor") for name in named)
+    )])  # fmt: skip
+    assert sorted(stream(tmp_path).at(0)["key"]) == ["0", "1", "2", "3"]
+
+
 def test_no_texts_for_batches_without_captions(said):
     folder, clip = said
     for shard in sorted(folder.glob("*.tar")):

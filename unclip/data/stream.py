@@ -149,7 +149,7 @@ class ShardSamples(IterableDataset):
                 decoded = decode_sample(sample, self.size, self.class_captions, self.captions)
                 embeds.append(self.embedding_of(sample, decoded[-1]) if self.fingerprint else None)
                 samples.append(decoded)
-                texts.append(sample.get("texts", {}))
+                texts.append(sample["texts"])
                 in_a_row = 0
             except Exception as error:  # a broken sample must not end the run
                 skipped(error, where_is(sample))
@@ -199,9 +199,8 @@ class ShardSamples(IterableDataset):
                     if n <= taken:
                         skipped.taken()  # they were counted when they were met first
                         continue
-                    sample["embeds"] = embeds
-                    if texts is not None:
-                        sample["texts"] = texts.of(sample["__key__"])
+                    sample["embeds"] = embeds  # whatever files of such names are in the shard
+                    sample["texts"] = {} if texts is None else texts.of(sample["__key__"])
                     yield sample, Place(epoch, number, n)
                 taken = 0
                 if empty:
