@@ -105,7 +105,8 @@ def test_a_file_that_does_not_fit_is_made_anew(folder, harm):
 def test_other_pictures_of_the_same_keys_and_size_are_embedded_anew(folder):
     attach_embeddings(load_table(folder, "train", 8), RampClip())
     before = (folder / "0.tar").stat().st_size
-    write_tar(folder / "0.tar", [(f"{n:04d}.{e}", c) for n in range(3) for e, c in (("png", png(9 * n)), ("txt", b"picture 0"))])
+    files = [[(f"{n:04d}.png", png(9 * n)), (f"{n:04d}.txt", b"picture 0")] for n in range(3)]
+    write_tar(folder / "0.tar", sum(files, []))
     assert (folder / "0.tar").stat().st_size == before and read_embeddings(folder / "0.tar", "ramp") is not None
     for calls in (2, 0):  # of this shard alone, both views; then its file is right again
         table, clip = load_table(folder, "train", 8), RampClip()

@@ -88,8 +88,8 @@ class Skipped:
         """Whether the data will do; good: how many samples were; shards: how many there are in all.
 
         Raises:
-            UserError: more than a share `max_bad` of at least ENOUGH samples is bad; or of the shards more than one, and more than
-                this share, is lost. As long as these are less than ENOUGH_SHARDS, others may turn out to be whole.
+            UserError: more than a share `max_bad` of at least ENOUGH samples is bad; or of the shards more than one, and more
+                than this share, is lost. As long as these are less than ENOUGH_SHARDS, others may turn out to be whole.
         """
         seen, lost = good + self.count, sum(self.shards.values())
         if seen >= ENOUGH and self.count > max_bad * seen:
