@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import TEXT_WIDTH, D
 from data.pictures import captioned_tar, encoded, png, write_tar
 from PIL import Image
+from tqdm import tqdm
 
 from unclip import embed_cost
 from unclip.clip import FrozenCLIP
@@ -22,6 +24,7 @@ from unclip.data.shards import find_shards
 from unclip.data.table import load_table
 from unclip.embed import embed
 from unclip.embed_cost import disk, measured_rate, picture_shapes, text_shapes
+from unclip.files import new_file
 
 FILES = "[!.]*.safetensors"  # none that is being written
 SIZE = 16  # of the pictures that the tiny CLIP looks at
@@ -166,6 +169,7 @@ def start(model_files, folder, texts=False, **environment):
     """scripts/embed.py's work in a process of its own, which the caller ends."""
 
     def work():
+        tqdm.set_lock(threading.RLock())  # its own: a fork has its parent's, and SIGKILL leaves that locked
         os.environ.update(environment)
         embed(
             data=folder, clip_name=model_files / "clip", pretrained=None, unit_variance=True, split=None, texts=texts,
@@ -203,6 +207,24 @@ def test_killed_in_the_middle_and_run_again(model_files, tmp_path, script):
     assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())
 
 
+def test_what_a_killed_run_has_half_written_is_removed_by_the_process_whose_shard_it_is(model_files, tmp_path, clip):
+    """Of two processes the second has the second and the fourth shard; another folder has files of the same name."""
+    data, left = tmp_path / "data", []
+    shards = [captioned_tar(data / name, range(2)) for name in ("test/0.tar", "test/1.tar", "test/2.tar", "train/0.tar")]
+    files = [embeddings_file(shard, clip.image_fingerprint()) for shard in shards]
+    for file in files:
+        with pytest.raises(KeyboardInterrupt), new_file(file) as temporary:
+            left.append(temporary)
+            raise KeyboardInterrupt
+        temporary.write_bytes(b"half")  # SIGKILL would not have let it be removed
+    other = data / "test" / ".1.tar.part"
+    other.write_bytes(b"of somebody else")
+    process = start(model_files, data, WORLD_SIZE="2", RANK="1")
+    process.join(60)
+    assert process.exitcode == 0 and files[1].is_file() and other.is_file()
+    assert [path.exists() for path in left] == [True, False, True, False]
+
+
 def test_two_processes_share_the_shards(model_files, folder, script, clip, tmp_path):
     """As torchrun and `accelerate launch` start them; together they write what one would."""
     both = [start(model_files, folder, texts=True, WORLD_SIZE="2", RANK=str(rank)) for rank in range(2)]
@@ -232,7 +254,7 @@ def test_what_a_dry_run_prints(script):
     code, out, _ = script("--dry-run", "--pairs", "400e6", "--rate", "1000", "--price", "2.5", "--gpus", "8", "--texts")
     said = "\n".join(out)
     assert code == 0 and out[0] == "400,000,000 pictures and captions:"
-    assert f"{4 * D} bytes a picture" in said and f"{2 * TEXT_WIDTH} a token" in said
+    assert f"{4 * D + 4} bytes a picture" in said and f"{2 * TEXT_WIDTH} a token" in said
     assert "1,000 pictures a second on one GPU (--rate)" in said
     assert "111.1 hours of one GPU; 13.9 of 8" in said and "$277.78 at $2.50 an hour" in said  # 400e6 / 1000 / 3600
     assert out[-1].startswith("assumed: ") and "20 tokens" in out[-1]

@@ -17,14 +17,16 @@ from .data.manifest import all_shards, write_manifest
 from .data.shards import estimated_samples, find_shards
 from .data.skipped import Skipped
 from .errors import UserError
+from .files import remove_unfinished
 
 
 def embed(*, data, clip_name, pretrained, unit_variance, split, texts, workers, device, dtype, say=print):
     """Embed the pictures of a data folder, and with `texts` its captions; a manifest is written when all is there.
 
-    Shards with a file are passed over. Of several processes (as torchrun and accelerate launch start them) each takes its
-    share of the shards, and the last to finish writes the manifest: none waits for another. split: None for all;
-    unit_variance: see clip.py; workers: see `workers_of`.
+    Shards with a file are passed over; half-written files of a run that was killed are removed, so that no second run may be
+    at work on the same folder. Of several processes (as torchrun and accelerate launch start them) each takes its share of the
+    shards, and the last to finish writes the manifest: none waits for another. split: None for all; unit_variance: see
+    clip.py; workers: see `workers_of`.
 
     Raises:
         UserError: no such folder, split, CLIP or device, a folder that may not be written to, or labels in place of captions.
@@ -38,6 +40,7 @@ def embed(*, data, clip_name, pretrained, unit_variance, split, texts, workers, 
     clip.to(getattr(torch, dtype_of(dtype, clip.device)))
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine, who = shards[rank::world], f"process {rank} of {world}: " if world > 1 else ""
+    remove_unfinished(kind.file(shard, fingerprint) for shard in mine for kind, fingerprint in kinds.items())
     jobs = [(shard, [k for k, f in kinds.items() if k.read(shard, f) is None]) for shard in mine]
     jobs = [(shard, missing) for shard, missing in jobs if missing]
     say(f"{who}{len(mine) - len(jobs)} of {len(mine)} shards are embedded already; {dtype_name(clip)} on {clip.device}")
@@ -80,5 +83,5 @@ def write_all(jobs, kinds, clip, workers, rank):
             for kind, (keys, tensors) in encoded.items():
                 write_beside(shard, kind.file(shard, kinds[kind]), keys, tensors, dtype_name(clip))
             bar.set_postfix_str(f"{number} of {len(jobs)} shards")
-            total.add(skipped.counts, skipped.firsts)
+            total.join(skipped)
     return total

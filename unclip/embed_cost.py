@@ -58,7 +58,7 @@ def cost(
         source = f"pictures of {data}" if shards else f"made-up JPEGs of {MADE_UP}x{MADE_UP}"
         how = f"measured for {SECONDS} s on {clip.device}, {clip.dtype}, {workers} worker(s), {source}".replace("torch.", "")
     say(f"{pairs:,} pictures{' and captions' if texts else ''}:")
-    say(f"disk   {human(disk(pairs, picture_shapes(dim)))} of embeddings: {4 * dim:,} bytes a picture, and its key")
+    say(f"disk   {human(disk(pairs, picture_shapes(dim)))} of embeddings: {4 * dim + 4:,} bytes a picture, and its key")
     if texts:
         say(f"       {human(disk(pairs, text_shapes(dim, width)))} of texts: {2 * dim + 8:,} bytes a caption and {2 * width:,} "
             f"a token, and its key")  # fmt: skip
@@ -80,7 +80,7 @@ def disk(pairs, shapes, shard=SHARD, shard_bytes=SHARD_BYTES):
 
 def picture_shapes(dim):
     """A function: how many pictures -> the shapes of their file's tensors, as `file_bytes` takes them."""
-    return lambda count: {"image_embed": ("F16", 2, (count, 2, dim))}
+    return lambda count: {"sums": ("I32", 4, (count,)), "image_embed": ("F16", 2, (count, 2, dim))}
 
 
 def text_shapes(dim, width, tokens=TOKENS):

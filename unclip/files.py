@@ -28,6 +28,17 @@ def new_file(path):
         Path(temporary).unlink(missing_ok=True)
 
 
+def remove_unfinished(paths):
+    """Remove what `new_file` has left beside these files where its process was killed. Nobody else may be writing them."""
+    begun = {}
+    for path in map(Path, paths):
+        begun.setdefault(path.parent, []).append(f".{path.name}.")
+    for folder, names in begun.items():
+        for hidden in folder.glob(".*"):
+            if hidden.name.startswith(tuple(names)):
+                hidden.unlink(missing_ok=True)
+
+
 @contextmanager
 def new_folder(path):
     """An empty folder to fill; put in the place of `path` when the block ends well, removed when it does not."""

@@ -4,8 +4,9 @@ from conftest import D, TEXT_WIDTH
 
 from unclip.clip import FrozenCLIP
 from unclip.data.beside import read_beside, write_beside
-from unclip.data.caption_embeddings import Captions, read_texts, sum_of, texts_file, together
+from unclip.data.caption_embeddings import Captions, read_texts, texts_file, together
 from unclip.data.encoding import encoded_shards
+from unclip.data.sums import sum_of
 from unclip.data.texts import CaptionEncoder
 
 from .pictures import png, write_tar

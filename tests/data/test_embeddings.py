@@ -102,6 +102,28 @@ def test_a_file_that_does_not_fit_is_made_anew(folder, harm):
     torch.testing.assert_close(table.image_embed[:, 0, 2].float(), to_float(table.images[:, 1, 0, 0]), atol=2e-3, rtol=0)
 
 
+def test_other_pictures_of_the_same_keys_and_size_are_embedded_anew(folder):
+    attach_embeddings(load_table(folder, "train", 8), RampClip())
+    before = (folder / "0.tar").stat().st_size
+    files = [[(f"{n:04d}.png", png(9 * n)), (f"{n:04d}.txt", b"picture 0")] for n in range(3)]
+    write_tar(folder / "0.tar", sum(files, []))
+    assert (folder / "0.tar").stat().st_size == before and read_embeddings(folder / "0.tar", "ramp") is not None
+    for calls in (2, 0):  # of this shard alone, both views; then its file is right again
+        table, clip = load_table(folder, "train", 8), RampClip()
+        attach_embeddings(table, clip)
+        expected = to_float(table.images[:, 1, 0, 0])
+        torch.testing.assert_close(table.image_embed[:, 0, 2].float(), expected, atol=2e-3, rtol=0)
+        assert clip.calls == calls
+
+
+def test_a_file_without_checksums_holds(folder):
+    """As earlier versions wrote them."""
+    put(folder / "0.tar", ["0000", "0001", "0002"], torch.full((3, 2, 3), 5.0).half())
+    table, clip = load_table(folder, "train", 8), RampClip()
+    attach_embeddings(table, clip)
+    assert clip.calls == 2 and (table.image_embed[:3] == 5).all() and (table.image_embed[3:] != 5).all()
+
+
 def test_samples_that_are_skipped_do_not_shift_the_others(tmp_path):
     write_tar(tmp_path / "0.tar", [
         ("a.png", b"broken"), ("a.txt", b"x"), ("b.png", png(9)), ("b.txt", b""), ("c.png", png(77)), ("c.txt", b"x")
@@ -117,9 +139,9 @@ def test_a_wide_picture_is_squashed_where_the_clip_was_trained_so(tmp_path):
     wide = Image.new("RGB", (24, 8))
     wide.paste("white", (0, 0, 8, 8))  # the left third, which a crop to the centre leaves out
     shard, clip = write_tar(tmp_path / "0.tar", [("a.png", encoded(wide)), ("a.txt", b"x")]), RampClip()
-    assert embed_shard(shard, clip)[1][0, 0].tolist() == [-1, -1, -1]
+    assert embed_shard(shard, clip)[1]["image_embed"][0, 0].tolist() == [-1, -1, -1]
     clip.squash = True
-    (left, right, whole), (mirrored, *_) = embed_shard(shard, clip)[1][0].tolist()
+    (left, right, whole), (mirrored, *_) = embed_shard(shard, clip)[1]["image_embed"][0].tolist()
     assert left == pytest.approx(1 / 3, abs=0.05) and right == pytest.approx(-1, abs=0.05)  # 2.67 of 4 columns white
     assert mirrored == right
 

@@ -1,5 +1,7 @@
 """Shards at URLs, of servers that fail, and shards that a command writes."""
 
+import re
+
 import pytest
 
 from unclip.data.remote import is_remote, remote_shards, shard_name
@@ -91,6 +93,29 @@ def test_a_stream_goes_on_past_a_shard_that_is_not_to_be_had(folder, workers):
         del batches, resumed  # their workers ask the server
     assert seen == set(keys(*range(20), *range(40, 60)))
     assert "1 source (first: 1.tar: HTTP Error 500" in lines[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("max_bad, tries", [(0.1, 11), (1.0, None)])
+def test_a_server_that_dies_is_said_at_once_and_ends_the_run_soon(folder, workers, max_bad, tries):
+    """Though no batch comes any more: of a hundred shards not all are tried, and some lines are said on the way."""
+    for shard in range(100):
+        captioned_tar(folder / f"{shard:03d}.tar", range(2))
+    lines, steps = Lines(), 0
+    with serving(folder) as (url, requests):
+        batches = StreamBatches(remote_shards(url + "/{000..099}.tar"), 8, 2, 0, workers=workers, max_bad=max_bad, say=lines)
+        batches.at(0)
+        for shard in range(100):
+            (folder / f"{shard:03d}.tar").unlink()
+        with pytest.raises(UserError) as error:
+            for steps in range(1, 50):
+                batches.at(steps)
+    said = [int(re.search(r"(\d+) source", line)[1]) for line in lines]
+    assert steps < 25 and said[:4] == [1, 2, 4, 8] and "HTTP Error 404" in lines[0]
+    if tries is None:
+        assert "nothing readable in the shards (0" in str(error.value) and len(said) < 12
+    else:
+        assert str(error.value).startswith("11 of the last") and len(said) == 4
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------

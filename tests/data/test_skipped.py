@@ -94,7 +94,7 @@ def test_one_of_each_kind_is_counted_as_it_streams_on(spoilt, workers):
     for kind, number in EXPECTED.items():  # the readers have not come to the same place
         assert (epochs - 1) * number - 2 <= batches.skipped.counts[kind] <= (epochs + 1) * number
     assert batches.skipped.counts.keys() == EXPECTED.keys() and batches.good == epochs * (4 * 93 + 4)
-    assert 1 < len(lines) < 9  # one when the number has doubled
+    assert 1 < len(lines) < 13  # one when the number of all, or of shards, has doubled
 
 
 def test_a_caption_may_miss_where_none_is_read(tmp_path, monkeypatch):
@@ -141,9 +141,9 @@ def test_too_many_are_more_than_the_share_of_enough(good, bad, ends):
     skipped = Skipped()
     skipped.add({"too small": bad}, {"too small": "x in 0.tar: tiny"})
     if not ends:
-        return skipped.check(good, 0.1)
+        return skipped.check(good, 0.1, 1)
     with pytest.raises(UserError, match=rf"^{bad} of {good + bad} samples .* data.max_bad=0.1 .*: {bad} too small \(first: x"):
-        skipped.check(good, 0.1)
+        skipped.check(good, 0.1, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -167,13 +167,81 @@ def test_a_run_ends_when_too_many_are_bad(tmp_path, workers, monkeypatch):
         load_shards(shards, 8, say=Lines(), max_bad=0.1)
 
 
+@pytest.mark.parametrize("lost, whole, of, ends", [
+    (1, 2, 3, False), (2, 1, 3, True), (1, 9, 10, False), (2, 0, 10, True), (10, 0, 1000, False), (11, 0, 1000, True),
+    (10, 90, 1000, False), (11, 89, 1000, True), (20, 180, 1000, False), (21, 179, 1000, True), (1, 0, 1, False),
+])  # fmt: skip
+def test_too_many_shards_are_more_than_the_share_of_a_hundred_or_all(lost, whole, of, ends):
+    """Among a million good samples; as long as there are others, they may turn out to be whole."""
+    skipped = Skipped()
+    for n in range(whole):
+        skipped.over(f"whole {n}", False)
+    for n in range(lost):
+        skipped(Bad("source", "HTTP Error 404"), f"{n}.tar")
+        skipped.over(f"lost {n}", True)
+    if not ends:
+        return skipped.check(1_000_000, 0.1, of)
+    with pytest.raises(UserError, match=rf"^{lost} of .* {lost + whole} shards .*max_bad=0.1 .*: {lost} source \(first: 0"):
+        skipped.check(1_000_000, 0.1, of)
+
+
+def test_a_shard_counts_once_as_it_was_found_last_and_the_latest_count(monkeypatch):
+    monkeypatch.setattr("unclip.data.skipped.LATEST", 20)
+    skipped, later = Skipped(), Skipped()
+    for epoch in range(5):  # the first one is lost in each: the share is a tenth, never more
+        for n in range(10):
+            skipped.over(n, n == 0)
+            skipped.check(0, 0.1, 10)
+    skipped.over(1, True)
+    with pytest.raises(UserError, match="2 of the last 10 shards"):
+        skipped.check(0, 0.1, 10)
+    later.over(1, False)  # it is there again
+    skipped.join(later)
+    skipped.check(0, 0.1, 10)
+    for n in range(100, 200):
+        later.over(n, False)
+    skipped.join(later)
+    assert len(skipped.shards) == 20 and not any(skipped.shards.values())
+
+
+def cut_off(shard, samples):
+    """A shard that breaks off behind so many of its samples."""
+    captioned_tar(shard, range(20))
+    shard.write_bytes(shard.read_bytes()[: 6 * samples * 512 + 512 + 20])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("samples", [0, 9])
+def test_a_run_ends_when_too_many_shards_are_lost_though_all_samples_are_good(tmp_path, workers, samples):
+    for shard in range(12):
+        captioned_tar(tmp_path / f"{shard:02d}.tar", range(20))
+    shards = find_shards(tmp_path, "train")
+    cut_off(shards[3], samples)
+
+    def read(max_bad):
+        batches = StreamBatches(shards, 8, 4, 0, workers=workers, max_bad=max_bad, say=Lines())
+        for step in range(110):  # two epochs
+            batches.at(step)
+
+    read(0.1)
+    assert len(load_shards(shards, 8, say=Lines(), max_bad=0.1)) == 11 * 20 + samples
+    cut_off(shards[7], samples)
+    read(0.2)
+    with pytest.raises(UserError, match="^2 of the last .* shards are lost or cut off, more than data.max_bad=0.1"):
+        read(0.1)
+    with pytest.raises(UserError, match="^2 of the last 12 shards"):
+        load_shards(shards, 8, say=Lines(), max_bad=0.1)
+    assert len(load_shards(shards, 8, say=Lines(), max_bad=0.2)) == 10 * 20 + 2 * samples
+
+
 def test_what_is_taken_is_counted_anew():
     skipped = Skipped()
     for n in range(3):
         skipped(Bad("too small", f"number {n}"), f"{n} in 0.tar")
     skipped(ValueError("broken\nin two lines"))
+    skipped.over("0.tar", True)
     taken, total = skipped.taken(), Skipped()
-    assert skipped.count == 0 and skipped.first is None
+    assert skipped.count == 0 and skipped.first is None and skipped.shards == {} and taken.shards == {"0.tar": True}
     for _ in range(2):
         total.add(taken.counts, taken.firsts)
     assert total.counts == {"too small": 6, "unreadable": 2} and total.first == "0 in 0.tar: number 0"

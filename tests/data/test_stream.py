@@ -151,6 +151,14 @@ def test_texts_of_captions_that_have_changed_are_not_taken(said):
     assert "text_states" not in stream(folder, text_fingerprint="CLIP").at(0)
 
 
+def test_files_of_a_shard_are_not_taken_for_what_lies_beside_it(tmp_path):
+    named = ("texts", "embeds", "image_embed")
+    write_tar(tmp_path / "0.tar", [(f"{n}.{e}", c) for n in range(4) for e, c in (
+        ("png", png(n)), ("txt", b"x"), *((name, b"no tensor") for name in named)
+    )])  # fmt: skip
+    assert sorted(stream(tmp_path).at(0)["key"]) == ["0", "1", "2", "3"]
+
+
 def test_no_texts_for_batches_without_captions(said):
     folder, clip = said
     for shard in sorted(folder.glob("*.tar")):
@@ -167,16 +175,16 @@ def same(one, other):
 
 @pytest.fixture
 def spoilt(tmp_path):
-    """Uneven shards of pictures with two captions each; some are broken, and some keys come twice."""
+    """Uneven shards of pictures with three captions each; some are broken, some keys come twice, and one shard is empty."""
     for shard, size in enumerate((9, 4, 1, 7, 5)):
         files = []
         for n in range(10 * shard, 10 * shard + size):
             files += [(f"{n}.png", b"broken" if n % 4 == 1 else png(n)), (f"{n}.txt", b"one\ntwo\nthree")]
         write_tar(tmp_path / f"{shard:05d}.tar", [*files, *files[:2]])
+    (tmp_path / "00005.tar").write_bytes(b"")
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than there are cores
 @pytest.mark.parametrize("workers, ends", [(0, range(1, 20)), (1, (7,)), (2, (1, 6, 9)), (3, (1, 5))])
 def test_a_resumed_stream_is_the_unbroken_one_to_the_bit(spoilt, workers, ends, monkeypatch):
     monkeypatch.setattr("unclip.data.stream.SHUFFLE", 4)  # less than some shards hold
@@ -247,6 +255,21 @@ def test_embeddings_follow_key_shard_and_mirror(folder):
     assert mirrored == {True, False}
 
 
+def test_embeddings_of_pictures_that_have_changed_are_not_taken(folder):
+    def write(other=None):
+        files = [[(f"00{n}.png", png(n + (n == other))), (f"00{n}.txt", b"x")] for n in range(10, 20)]
+        return write_tar(folder / "00001.tar", sum(files, []))
+
+    size = write().stat().st_size
+    for shard in folder.glob("*.tar"):
+        shard_embeddings(shard, RampClip(), "ramp")
+    assert write(other=13).stat().st_size == size
+    batches = stream(folder, fingerprint="ramp", say=Lines())
+    assert "0013" not in [key for step in range(29) for key in batches.at(step)["key"]]
+    assert batches.skipped.counts.keys() == {"no embedding"}
+    assert batches.skipped.first.startswith("0013 in 00001.tar: 00001.ramp.safetensors has that of another picture: remove")
+
+
 def test_labelled_shards(tmp_path):
     write_tar(tmp_path / "0.tar", [(f"{n}.{e}", c) for n in range(6) for e, c in (("png", png(n)), ("cls", b"%d" % (n % 2)))])
     batch = stream(tmp_path, class_captions=ClassCaptions(names=[["dog"], ["cat"]], nouns=[[], []])).at(0)
@@ -270,7 +293,7 @@ def test_nothing_readable_ends(tmp_path, content, monkeypatch):
     (tmp_path / "0.tar").write_bytes(b"")
     if content == "no pictures":
         write_tar(tmp_path / "1.tar", [("0.png", b"no"), ("0.txt", b"x")])
-    with pytest.raises(UserError, match="nothing readable in the shards"):
+    with pytest.raises(UserError, match=r"nothing readable in the shards \(.*[01].tar: .+\): prepare"):
         stream(tmp_path).at(0)
 
 
@@ -285,7 +308,7 @@ def test_signals_to_a_whole_run_do_not_end_the_workers(folder, number):
     batches, others = stream(folder, workers=2), stream(folder, workers=2)
     for step in range(2):  # one of each: both are at work
         assert batches.at(step)["key"] == others.at(step)["key"]
-    workers = batches._batches._workers
+    workers = [worker for loader in batches._batches for worker in loader._workers]
     for worker in workers:
         os.kill(worker.pid, number)
     for step in range(2, 30):  # more than lay prepared

@@ -158,6 +158,17 @@ def test_trouble_without_an_end_ends_in_a_line_and_keeps_the_checkpoint(tmp_path
     assert counters_of(tmp_path)["step"] == 20 and counters_of(tmp_path)["skipped_steps"] == 4
 
 
+def test_trouble_after_the_checkpoint_is_written_down_once(tmp_path):
+    run(Line(), config(tmp_path, steps=5), Troubled(float("nan"), 1, 4))
+    with pytest.raises(UserError, match="at step 7"):
+        run(Line(), config(tmp_path, steps=20, max_skipped=2), Troubled(float("nan"), 5, 6, 7))
+    assert [line["step"] for line in trouble_of(tmp_path)] == [1, 4, 5, 6, 7]
+    with open(tmp_path / "trouble.jsonl", "a") as file:
+        file.write('{"step": 8, "wh')  # killed
+    run(Line(), config(tmp_path, steps=20, max_skipped=2), Troubled(float("nan"), 6, 9))
+    assert [line["step"] for line in trouble_of(tmp_path)] == [1, 4, 6, 9]
+
+
 def test_a_spike_is_trained_on_and_written_down(tmp_path):
     model, calm = Line(), Line()
     run(model, config(tmp_path / "a", steps=25, batch_size=64), Troubled(20.0, 23, batch_size=64))

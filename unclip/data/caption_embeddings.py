@@ -7,7 +7,6 @@ several lines has as many), `embed`, float16 (N, D); `lengths`, int32 (N,), the 
 fingerprint is that of the whole FrozenCLIP, conventions included; the keys of the captions' samples stand in the metadata.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .beside import read_beside
+from .sums import sum_of
 
 TENSORS = {"embed": (torch.float16, 2), "states": (torch.float16, 2), "lengths": (torch.int32, 1), "sums": (torch.int32, 1)}
 
@@ -70,11 +70,6 @@ def read_texts(shard, fingerprint):
     lengths, rows = tensors["lengths"], {len(tensors[name]) for name in ("embed", "lengths", "sums")}
     right = rows == {len(keys)} and not (lengths < 0).any() and lengths.sum() == len(tensors["states"])
     return ShardTexts(keys, **tensors) if right else None
-
-
-def sum_of(caption):
-    """The checksum of a caption, of 32 bits, with a sign."""
-    return zlib.crc32(caption.encode()) - 2**31
 
 
 def texts_file(shard, fingerprint):

@@ -85,7 +85,7 @@ def read_samples(shards, skipped):
     """Yield every readable sample of the shards (paths or URLs), in order, as a dict of bytes with `__key__` and `__url__`.
 
     Keys are unique within a shard. A shard cut off in the middle gives what stands before the cut. What is cut off or cannot
-    be fetched, and a key that comes a second time, goes to `skipped`.
+    be fetched, and a key that comes a second time, goes to `skipped`, which is also told of every shard that is over.
     """
     for shard in shards:
         yield from read_shard(str(shard), skipped)
@@ -95,9 +95,11 @@ def read_shard(shard, skipped):
     """The samples of one shard: see `read_samples`."""
     from webdataset.tariterators import group_by_keys
 
-    name, seen = shard_name(shard), set()
+    name, seen, lost = shard_name(shard), set(), False
 
     def ends(error):
+        nonlocal lost
+        lost = True
         skipped(Bad("source" if isinstance(error, OSError) else "shard cut off", reason_of(error)), name)
 
     def left_out(reason):
@@ -111,6 +113,7 @@ def read_shard(shard, skipped):
         stream = open_shard(shard)
     except OSError as error:
         ends(error)
+        skipped.over(shard, lost)
         return
     try:
         for sample in group_by_keys(files_in(stream, shard, ends, left_out), handler=comes_twice):
@@ -119,6 +122,7 @@ def read_shard(shard, skipped):
                 continue
             seen.add(key)
             yield sample
+        skipped.over(shard, lost)
     finally:
         with suppress(OSError):  # of a command that somebody stopped reading
             stream.close()

@@ -2,19 +2,21 @@
 
 import hashlib
 import random
+from copy import copy
 from itertools import count
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import UserError
-from .caption_embeddings import read_texts, sum_of, together
-from .embeddings import read_embeddings
+from .caption_embeddings import read_texts, together
+from .embeddings import embeddings_file, read_embeddings
 from .encoding import leave_signals
 from .remote import shard_name
 from .shards import read_samples
 from .skipped import Bad, Skipped
+from .sums import sum_of
 from .table import decode_sample, draw_flips, make_batch, table_of, where_is
 
 SHUFFLE = 2000  # samples, still encoded, among which each worker draws the next one
@@ -36,8 +38,9 @@ class StreamBatches:
     The readers, all workers of all processes, share out the shards of each epoch (see `share_of`): none is lost and none
     read twice. Each goes on with its own next epoch when its share is done, so that uneven shards keep nobody waiting, and
     mixes the samples of one shard at a time. What a batch holds depends on the seed, the number of processes and workers,
-    the rank and how many batches came before it. Corrupt samples are skipped, counted by kind and reported, until they are
-    more than the share `max_bad`. Torch's own generator is left alone, so that a thread may prepare the batches.
+    the rank and how many batches came before it. Corrupt samples and lost shards are skipped, counted by kind and reported as
+    they are met, until they are more than the share `max_bad`; a run that goes on counts anew, since the data may be mended.
+    Torch's own generator is left alone, so that a thread may prepare the batches.
 
     shards: paths or URLs; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
     CLIP whose embeddings lie beside the shards, None for batches without `image_embed`; captions: as TableBatches';
@@ -51,13 +54,12 @@ class StreamBatches:
     ):  # fmt: skip
         shards, count = [str(s) for s in shards], max(1, workers)
         self.samples = ShardSamples(
-            shards, size, batch_size, seed, rank * count, world * count, class_captions, fingerprint, text_fingerprint, mirror,
-            captions,
-        )  # fmt: skip
-        self.workers, self.max_bad, self.say = workers, max_bad, say
+            shards, size, batch_size, seed, world * count, class_captions, fingerprint, text_fingerprint, mirror, captions
+        )
+        self.first, self.workers, self.max_bad, self.say = rank * count, workers, max_bad, say
         self.order = {"seed": seed, "rank": rank, "processes": world, "workers": count, "shards": names_digest(shards)}
         self.places, self.turn = [Place()] * count, 0  # of each worker; whose batch is next
-        self.good, self.skipped, self._said, self._batches = 0, Skipped(), 0, None
+        self.good, self.skipped, self._said, self._batches = 0, Skipped(), (0, 0), None  # _batches: of each worker
 
     def at(self, step):
         """The next batch: steps are asked for in their order, from the first one or from where `load` goes on.
@@ -73,20 +75,25 @@ class StreamBatches:
 
     def _next(self):
         if self._batches is None:
-            self.samples.begin(self.places, self.turn)
-            ahead = {"prefetch_factor": AHEAD} if self.workers else {}
-            self._batches = iter(DataLoader(
-                self.samples, batch_size=None, num_workers=self.workers, worker_init_fn=leave_signals,
-                generator=torch.Generator(), **ahead
-            ))  # fmt: skip
-        batch, place, skipped = next(self._batches)
-        if isinstance(batch, str):
-            raise UserError(batch)
+            self._batches = [self._worker(number) for number in range(len(self.places))]
+        batch = None
+        while batch is None:
+            batch, place, skipped = next(self._batches[self.turn])
+            if isinstance(batch, str):
+                raise UserError(batch)
+            self.good += len(batch["key"]) if batch else 0
+            self._count(skipped)
         self.places[self.turn] = place
-        self.turn = (self.turn + 1) % len(self.places)  # as the DataLoader takes them
-        self.good += len(batch["key"])
-        self._count(skipped)
+        self.turn = (self.turn + 1) % len(self.places)
         return batch
+
+    def _worker(self, number):
+        """What a worker has to say: a DataLoader of its own, so that whatever it says takes no other one's turn."""
+        processes = {"num_workers": 1, "prefetch_factor": AHEAD} if self.workers else {}
+        samples = self.samples.of(self.first + number, self.places[number])
+        return iter(DataLoader(
+            samples, batch_size=None, worker_init_fn=leave_signals, generator=torch.Generator(), **processes
+        ))  # fmt: skip
 
     def state(self):
         """Where the last batch that `at` gave has ended, for `load`: a dict of what JSON knows. Each process has its own."""
@@ -105,39 +112,44 @@ class StreamBatches:
         self.say(f"the data cannot go on where it was ({', '.join(changed)} changed): it starts with epoch {epoch + 1}")
 
     def _count(self, skipped):
-        self.skipped.add(skipped.counts, skipped.firsts)
-        if self.skipped.count >= max(1, 2 * self._said):  # a line when the number has doubled
+        self.skipped.join(skipped)
+        counts = self.skipped.count, self.skipped.shard_ends
+        if any(count >= max(1, 2 * said) for count, said in zip(counts, self._said)):  # a line when one has doubled
             self.skipped.report(self.say)
-            self._said = self.skipped.count
-        self.skipped.check(self.good, self.max_bad)
+            self._said = counts
+        self.skipped.check(self.good, self.max_bad, len(self.samples.shards))
 
 
 class ShardSamples(IterableDataset):
-    """Iterates over (batch, the Place behind it, Skipped since the last one), or (a line that says why there are none, None,
-    Skipped). first: the number of this process's first reader, of `readers` in all."""
+    """Iterates over what one of `readers` reads (see `of`): (batch, the Place behind it, Skipped since the last one); (None,
+    None, Skipped) where a shard had nothing; or at last (a line that says why there are no more, None, Skipped)."""
 
     def __init__(
-        self, shards, size, batch_size, seed, first, readers, class_captions, fingerprint, text_fingerprint, mirror, captions
+        self, shards, size, batch_size, seed, readers, class_captions, fingerprint, text_fingerprint, mirror, captions
     ):  # fmt: skip
         self.shards, self.size, self.batch_size, self.seed = shards, size, batch_size, seed
-        self.first, self.readers, self.mirror, self.captions = first, readers, mirror, captions
+        self.readers, self.mirror, self.captions = readers, mirror, captions
         self.class_captions, self.fingerprint, self.text_fingerprint = class_captions, fingerprint, text_fingerprint
 
-    def begin(self, places, turn):
-        """Where the readers of this process begin, and which of them gives the first batch."""
-        self.places, self.turn = list(places), turn
+    def of(self, reader, place):
+        """Those of the reader of this number, from a Place on."""
+        samples = copy(self)
+        samples.reader, samples.place = reader, place
+        return samples
 
     def __iter__(self):
-        worker = get_worker_info()  # the DataLoader takes the first batch from its worker 0
-        number = ((worker.id if worker else 0) + self.turn) % len(self.places)
-        reader, skipped, in_a_row, samples, embeds, texts = self.first + number, Skipped(), 0, [], [], []
-        for sample, place in self.encoded(reader, self.places[number], skipped):
+        skipped, in_a_row, samples, embeds, texts, reason = Skipped(), 0, [], [], [], None
+        for sample, place in self.encoded(self.reader, self.place, skipped):
+            if sample is None:
+                met = skipped.taken()
+                reason = met.first or reason
+                yield None, None, met
+                continue
             try:
-                if self.fingerprint and "image_embed" not in sample:
-                    raise Bad("no embedding", "the file beside its shard lacks it")
-                samples.append(decode_sample(sample, self.size, self.class_captions, self.captions))
-                embeds.append(sample.get("image_embed"))
-                texts.append(sample.get("texts", {}))
+                decoded = decode_sample(sample, self.size, self.class_captions, self.captions)
+                embeds.append(self.embedding_of(sample, decoded[-1]) if self.fingerprint else None)
+                samples.append(decoded)
+                texts.append(sample["texts"])
                 in_a_row = 0
             except Exception as error:  # a broken sample must not end the run
                 skipped(error, where_is(sample))
@@ -147,19 +159,31 @@ class ShardSamples(IterableDataset):
             if len(samples) == self.batch_size:
                 table = table_of(samples, self.class_captions)
                 table.image_embed = torch.stack(embeds) if self.fingerprint else None
-                rng = random.Random(f"batch {self.seed} {reader} {tuple(place)}")
+                rng = random.Random(f"batch {self.seed} {self.reader} {tuple(place)}")
                 flip = draw_flips(len(table), self.mirror, rng)
                 rows = torch.arange(len(table))
                 batch = make_batch(table, rows, flip, rng if self.captions else None)
                 yield batch | drawn_texts(batch.get("caption", ()), texts), place, skipped.taken()
                 samples, embeds, texts = [], [], []
-        yield f"nothing readable in the shards ({skipped.first}): prepare the data again", None, skipped
+        yield f"nothing readable in the shards ({skipped.first or reason}): prepare the data again", None, skipped
+
+    def embedding_of(self, sample, checksum):
+        """The image_embed (2, D) of a sample whose picture has this checksum. Raises Bad where the file beside its shard has
+        none, or that of another picture."""
+        embeds, key = sample["embeds"], sample["__key__"]
+        if embeds is None or key not in embeds:
+            raise Bad("no embedding", "the file beside its shard lacks it")
+        if not embeds.fits(key, checksum):
+            file = embeddings_file(sample["__url__"], self.fingerprint).name
+            raise Bad("no embedding", f"{file} has that of another picture: remove it, and it is made anew")
+        return embeds[key]
 
     def encoded(self, reader, place, skipped):
-        """A reader's samples from a Place on, each with the Place behind it; ends if all shards are empty.
+        """A reader's samples from a Place on, each with the Place behind it; (None, None) for a shard without any; ends if all
+        shards are empty.
 
-        With `image_embed` (2, D) and `texts`, as `ShardTexts.of` gives them, from the files beside the shard. What lies
-        before the Place is read, and not decoded.
+        With `embeds`, the shard's ShardEmbeddings or None, and `texts`, as `ShardTexts.of` gives them. What lies before the
+        Place is read, and not decoded.
         """
         import webdataset
 
@@ -175,12 +199,12 @@ class ShardSamples(IterableDataset):
                     if n <= taken:
                         skipped.taken()  # they were counted when they were met first
                         continue
-                    if embeds is not None and sample["__key__"] in embeds:
-                        sample["image_embed"] = embeds[sample["__key__"]]
-                    if texts is not None:
-                        sample["texts"] = texts.of(sample["__key__"])
+                    sample["embeds"] = embeds  # whatever files of such names are in the shard
+                    sample["texts"] = {} if texts is None else texts.of(sample["__key__"])
                     yield sample, Place(epoch, number, n)
                 taken = 0
+                if empty:
+                    yield None, None
                 if empty > 10 * len(self.shards):
                     return
             done = 0

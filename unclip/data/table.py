@@ -16,6 +16,7 @@ from .images import decode_opened, opened
 from .remote import shard_name
 from .shards import find_shards, image_bytes, read_samples
 from .skipped import Bad, Skipped
+from .sums import sum_of
 
 MIN_SIDE = 8  # pixels of the shorter side: what is smaller, such as the 1x1 of a page that was blocked, shows nothing
 
@@ -30,6 +31,7 @@ class Table:
     image_embed: float16 (N, 2, D), CLIP's embedding of each picture and of its mirror image, once attached.
     small: uint8 (N, 3, s, s), a small version of each picture that is not just the picture shrunk, once attached.
     sides: LongTensor (N,), the shorter side of each picture in its shard, before it was made S x S.
+    sums: N numbers, the checksum of each picture's bytes in its shard (see sums.py).
     """
 
     images: torch.Tensor
@@ -42,6 +44,7 @@ class Table:
     image_embed: torch.Tensor = None
     small: torch.Tensor = None
     sides: torch.Tensor = None
+    sums: list = None
 
     def __len__(self):
         return len(self.images)
@@ -59,7 +62,7 @@ class Table:
         return replace(
             self, images=self.images[rows], keys=pick_list(self.keys), shards=pick_list(self.shards),
             labels=pick(self.labels), captions=pick_list(self.captions), readings=pick_list(self.readings),
-            image_embed=pick(self.image_embed), small=pick(self.small), sides=pick(self.sides),
+            image_embed=pick(self.image_embed), small=pick(self.small), sides=pick(self.sides), sums=pick_list(self.sums),
         )  # fmt: skip
 
 
@@ -75,7 +78,8 @@ def load_table(folder, split, size, say=print):
 def load_shards(shards, size, class_captions=None, say=print, every=1, most=None, max_bad=1.0):
     """The table of some shards; `class_captions` for labelled ones, None for captioned ones.
 
-    Of every n-th sample; of the first `most` of these, if given. max_bad: the share of the samples that may be bad.
+    Of every n-th sample; of the first `most` of these, if given. max_bad: the share of the samples, and of the shards, that
+    may be bad.
 
     Raises:
         UserError: nothing readable in them, or too much that is not.
@@ -89,23 +93,24 @@ def load_shards(shards, size, class_captions=None, say=print, every=1, most=None
     skipped.report(say)
     if not samples:
         raise UserError(f"nothing readable in {shards[0]} and its like ({skipped.first}): prepare the data again")
-    skipped.check(len(samples), max_bad)
+    skipped.check(len(samples), max_bad, len(shards))
     return table_of(samples, class_captions)
 
 
 def decode_sample(sample, size, class_captions=None, captions=True):
-    """A sample of a shard as (image, caption lines or label, readings or None, key, shard, its own shorter side).
+    """A sample of a shard as (image, caption lines or label, readings or None, key, shard, its own shorter side, checksum).
 
     captions: whether the lines are read, and needed. Raises Bad, or another Exception, where the sample is broken.
     """
-    (image, side), readings = decode_picture(image_bytes(sample), size), None
+    content, readings = image_bytes(sample), None
+    image, side = decode_picture(content, size)
     if class_captions is not None:
         text = label_of(sample, len(class_captions.names))
         own = class_captions.reading_share and "json" in sample  # other sets' files of that kind hold other things
         readings = checked(parse_json(sample["json"])["readings"]) if own else {}
     else:
         text = lines_of(sample) if captions else []
-    return image, text, readings, sample["__key__"], sample["__url__"], side
+    return image, text, readings, sample["__key__"], sample["__url__"], side, sum_of(content)
 
 
 def decode_picture(content, size):
@@ -162,12 +167,12 @@ def where_is(sample):
 
 def table_of(samples, class_captions=None):
     """The Table of some decoded samples."""
-    images, texts, readings, keys, shards, sides = map(list, zip(*samples))
+    images, texts, readings, keys, shards, sides, sums = map(list, zip(*samples))
     images, sides = torch.stack(images), torch.tensor(sides)
     if class_captions is not None:
         labels = torch.tensor(texts)
-        return Table(images, keys, shards, labels, class_captions=class_captions, readings=readings, sides=sides)
-    return Table(images, keys, shards, captions=texts, sides=sides)
+        return Table(images, keys, shards, labels, class_captions=class_captions, readings=readings, sides=sides, sums=sums)
+    return Table(images, keys, shards, captions=texts, sides=sides, sums=sums)
 
 
 class TableBatches:

@@ -20,7 +20,7 @@ class DataConfig(Strict):
     repeat: {a name or noun of classes: how often their pictures come in an epoch}, for labelled sets in memory: what is
     hard to draw is worth more looks.
     max_bad: the share of the samples that may be bad, truncated or without a caption, say, before the run ends; they are
-    skipped. It counts from a thousand samples on.
+    skipped. It counts from a thousand samples on. As large a share of the shards may be lost or cut off, but always one.
     """
 
     folder: str

@@ -1,4 +1,4 @@
-"""The figures of a run: lines of `log.jsonl`, and TensorBoard's files where that is installed."""
+"""What a run writes down line by line: its figures in `log.jsonl`, and its steps of trouble (see trouble.py)."""
 
 import json
 import os
@@ -9,21 +9,21 @@ from ..files import new_file
 FILE = "log.jsonl"
 
 
-def cut_back(run, step):
-    """Take from a run's log what comes after the step of the checkpoint from which it goes on: it will be written again."""
-    file = Path(run) / FILE
+def cut_back(file, last):
+    """Take from a file of lines what comes after the last step that a checkpoint has: it will be written again."""
+    file = Path(file)
     if not file.is_file():
         return
     lines = file.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last]
     if len(kept) < len(lines):
         with new_file(file) as temporary:
             temporary.write_text("".join(kept))
 
 
-def write_line(run, figures):
-    """Add a line to a run's log; it is on the disk when this is over, so that no checkpoint is ahead of its log."""
-    with open(Path(run) / FILE, "a") as log:
-        log.write(json.dumps(figures) + "\n")
+def write_line(file, line):
+    """Add a dict as a line to a file; it is on the disk when this is over, so that no checkpoint is ahead of its log."""
+    with open(file, "a") as log:
+        log.write(json.dumps(line) + "\n")
         log.flush()
         os.fsync(log.fileno())

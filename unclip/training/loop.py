@@ -21,7 +21,7 @@ from ..files import new_file
 from .checkpoint import Checkpoints
 from .ema import EMA
 from .feed import fed
-from .log import cut_back, write_line
+from .log import FILE, cut_back, write_line
 from .meter import Meter
 from .optimizers import build_optimizer, rate_at
 from .precision import chosen_precision
@@ -134,7 +134,8 @@ class Training:
         if self.main:
             self.run.mkdir(parents=True, exist_ok=True)
             self.checkpoints.clear_away()
-            cut_back(self.run, step)
+            cut_back(self.run / FILE, step)
+            cut_back(self.trouble.file, step - 1)  # where the first step is step 0, as its batch is
             save_config(self.config, self.run / "config.yaml")
         purge = {"purge_step": step + 1} if step else {}
         self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": purge})
@@ -225,7 +226,7 @@ class Training:
         if self.main:
             figures = {**{name: self.counters[name] for name in ("step", "seconds", "images")}, **figures}
             self.accelerator.log(figures, step=figures["step"])
-            write_line(self.run, figures)
+            write_line(self.run / FILE, figures)
             if bar is not None:
                 bar.write(", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 

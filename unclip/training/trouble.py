@@ -1,10 +1,10 @@
 """Losses that are no numbers, or far too large: the step is left out, what it was trained on is written down."""
 
-import json
 import math
 from pathlib import Path
 
 from ..errors import UserError
+from .log import write_line
 
 KNOWN = 20  # steps after which it is known what loss is usual
 SPIKE = 3.0  # times the usual loss: noted
@@ -45,8 +45,7 @@ class Trouble:
         """
         what, step, loss = line["what"], line["step"], line["loss"]
         if write:
-            with open(self.file, "a") as file:
-                file.write(json.dumps({**line, "keys": line["keys"][:KEYS]}) + "\n")
+            write_line(self.file, {**line, "keys": line["keys"][:KEYS]})
         say(f"step {step}: the loss is {loss:.4g}, {what}; {self.file} names the samples")
         if what == "spike":
             self.in_a_row = 0
