@@ -313,7 +313,9 @@ def test_contradictions_are_refused(options, said):
         make(**options)
 
 
-@pytest.mark.parametrize("strength", [{"noise_level": 0.31}, {"noise_level": -0.1}, {"grain": 0.31}, {"grain": -0.1}, {"blur": 0.7}, {"blur": -0.1}])
+@pytest.mark.parametrize("strength", [
+    {"noise_level": 0.31}, {"noise_level": -0.1}, {"grain": 0.31}, {"grain": -0.1}, {"blur": 0.7}, {"blur": -0.1},
+])  # fmt: skip
 def test_more_spoiling_than_it_was_trained_for_is_refused(low, strength):
     with pytest.raises(ValueError, match="trained for 0 to 0.3"):
         drawn(make(), low, **strength)

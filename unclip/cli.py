@@ -64,7 +64,7 @@ def add_sampling_options(parser):
     parser.add_argument("--upsampler-sampler", help="ddpm, ddim, dpm++ or dpm++sde, where it differs from --sampler")
     parser.add_argument("--upsampler-noise-level", type=float, help="noise on what an upsampler is given, 0 to below 1")
     parser.add_argument("--upsampler-grain", type=shares, metavar="X[,X...]",
-                        help="noise that what an upsampler is given is taken to have already, for every one, or each: 0.05,0")  # fmt: skip
+                        help="noise that what upsamplers are given is taken to have already; or of each: 0.1,0")  # fmt: skip
     parser.add_argument("--upsampler-blur", type=float, help="blur of what an upsampler is given, in pixels")
     parser.add_argument("--stop-after", metavar="STAGE", help="draw with the stages up to base, upsampler-1, ...; not all")
     parser.add_argument("--sampler", help="ddpm, ddim, dpm++ or dpm++sde")

@@ -35,8 +35,8 @@ class Settings(Strict):
     prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
     upsampler_...: of every upsampler; the number of steps and the grain may be lists, a number for each, whose last holds for
     those after it; upsampler_sampler: None: `sampler`; noise_level, grain, blur: see `Upsampler.sample`; one that was trained
-    for less takes what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder), "upsampler-1", ...;
-    None: the last.
+    for less takes what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder),
+    "upsampler-1", ...; None: the last.
     """
 
     num_inference_steps: int = Field(50, ge=1)

@@ -11,8 +11,8 @@ FIT = {
 
 
 @pytest.mark.parametrize("section, name, wrong", [
-    ("data", "image_size", 10**9), ("data", "workers", 100_000), ("train", "batch_size", 10**12), ("train", "accumulate", 10**12),
-    ("train", "seed", 10**15), ("train", "seed", -1),
+    ("data", "image_size", 10**9), ("data", "workers", 100_000), ("train", "batch_size", 10**12),
+    ("train", "accumulate", 10**12), ("train", "seed", 10**15), ("train", "seed", -1),
 ])  # fmt: skip
 def test_what_no_machine_can_do_is_refused(section, name, wrong):
     check(RunConfig, FIT)

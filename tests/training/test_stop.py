@@ -21,7 +21,8 @@ def test_signals_that_come_together_are_one(first):
 
 def test_a_later_one_acts_as_ever(monkeypatch):
     monkeypatch.setattr(stop, "ONE", -1.0)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored where it runs us in the background
+    # where a shell runs us in the background, it has the signal ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt), Stop():
             os.kill(os.getpid(), signal.SIGINT)

@@ -57,7 +57,8 @@ def write_manifest(folder, clip_identity, fingerprint, kind=Pictures):
 def check_manifest(folder, clip, texts=False):
     """Whether a training may rely on the embeddings in a data folder; a folder without manifests will do.
 
-    Reads the headers of all files that the manifest lists: a task for one process. texts: whether it reads those of captions, too.
+    Reads the headers of all files that the manifest lists: a task for one process. texts: whether it reads those of captions,
+    too.
 
     Raises:
         UserError: a manifest of this CLIP lists a file or shard that is not there or is another one by now; or there are

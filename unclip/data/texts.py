@@ -1,7 +1,7 @@
 """Captions of batches, read as they come: encoded by the frozen CLIP, unless they were ahead of training.
 
-Token states are large (30 kB a caption for ViT-L/14), and beside a prior of the paper's size the text tower is a 37th of the work
-(ViT-H/14's an eleventh): which to spend is the user's choice. What repeats, as captions of classes do, is remembered.
+Token states are large (30 kB a caption for ViT-L/14), and beside a prior of the paper's size the text tower is a 37th of the
+work (ViT-H/14's an eleventh): which to spend is the user's choice. What repeats, as captions of classes do, is remembered.
 """
 
 from collections import OrderedDict
