@@ -32,7 +32,8 @@ def cost(
     """Print what it costs to embed `pairs` pictures, and with `texts` their captions. Nothing is written.
 
     data: a folder of shards to measure with and, where pairs is None, to count; or None. rate: pictures a second on a GPU,
-    None: measured with the CLIP's weights, which are not needed else. price: of an hour of a GPU, in dollars, or None; gpus: how many run at once. The rest: see `embed`.
+    None: measured with the CLIP's weights, which are not needed else. price: of an hour of a GPU, in dollars, or None; gpus: how
+    many run at once. The rest: see `embed`.
 
     Raises:
         UserError: numbers that are not positive, or nothing to count; and as `embed`.

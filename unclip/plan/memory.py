@@ -26,7 +26,8 @@ def held(model, frozen, moments, strategy, gpus, half_bytes=None):
         return rows | {"buckets": 4 * trained if gpus > 1 else 0, "frozen": frozen}
     if strategy == "fsdp":
         rows = {"weights": state, "gradients": 4 * trained, "moments": moments, "EMA": state}
-        return {name: value / gpus for name, value in rows.items()} | {"gathered": gathered(model) * (half_bytes or 4), "frozen": frozen}
+        undivided = {"gathered": gathered(model) * (half_bytes or 4), "frozen": frozen}
+        return {name: value / gpus for name, value in rows.items()} | undivided
     whole = 1 if strategy == "zero2" else gpus
     return {
         "weights": state / whole,

@@ -36,6 +36,7 @@ class Source:
     def __init__(self, config, clip=None, reader=None, say=print):
         self.config, self.clip, self.reader, self.state = config, clip, reader, process()
         self.say = say if self.state.is_main_process else (lambda line: None)
+        self.reads_texts = isinstance(reader, CaptionEncoder)  # of CLIP's text tower, which may lie beside the shards
         data = config.data
         self.class_captions, remote = ClassCaptions.of_folder(data.folder), is_remote(data.folder)
         if remote:
@@ -112,7 +113,7 @@ class Source:
 
     def _texts_of(self):
         """The fingerprint of the CLIP whose texts of captions may lie beside the shards; None where nobody reads these."""
-        if not isinstance(self.reader, CaptionEncoder) or self.class_captions is not None:
+        if not self.reads_texts or self.class_captions is not None:
             return None
         fingerprint = self.clip.fingerprint()
         there = sum(texts_file(shard, fingerprint).is_file() for shard in self.shards)
@@ -133,7 +134,7 @@ class Source:
         if self.clip is None:
             return
         if self.state.is_main_process:
-            check_manifest(self.config.data.folder, self.clip, isinstance(self.reader, CaptionEncoder))
+            check_manifest(self.config.data.folder, self.clip, self.reads_texts)
         fingerprint = self.clip.image_fingerprint()
         for shard in shards[self.state.process_index :: self.state.num_processes]:
             shard_embeddings(shard, self.clip, fingerprint, self.say)

@@ -180,7 +180,7 @@ def piece(parameter):
     """A divided weight's numbers (N,) in the order in which they stand in memory, of which this process has its share."""
     padded, rank = parameter.ds_tensor, torch.distributed.get_rank(parameter.ds_process_group)
     numel, size = parameter.ds_numel, padded.numel()
-    own = padded[: max(0, min(size, numel - rank * size))]
+    own = padded[: max(0, min(size, numel - rank * size))]  # the rest is padding
     mesh = mesh_of(parameter.ds_process_group, padded.device.type)
     return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=torch.Size([numel]), stride=(1,))
 
