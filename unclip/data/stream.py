@@ -42,20 +42,13 @@ class StreamBatches:
     they are met, until they are more than the share `max_bad`; a run that goes on counts anew, since the data may be mended.
     Torch's own generator is left alone, so that a thread may prepare the batches.
 
-    shards: paths or URLs; size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the
-    CLIP whose embeddings lie beside the shards, None for batches without `image_embed`; captions: as TableBatches';
-    text_fingerprint: of the whole CLIP, from whose files beside the shards a batch gets the text keys of its captions, float32,
-    where all of its samples are in one; None: no batch has them.
+    shards: paths or URLs; rank, world: which of how many processes this is; what: the keywords of ShardSamples, which say what
+    a batch holds.
     """
 
-    def __init__(
-        self, shards, size, batch_size, seed, *, rank=0, world=1, class_captions=None, fingerprint=None,
-        text_fingerprint=None, mirror=True, captions=True, workers=4, max_bad=1.0, say=print,
-    ):  # fmt: skip
+    def __init__(self, shards, size, batch_size, seed, *, rank=0, world=1, workers=4, max_bad=1.0, say=print, **what):
         shards, count = [str(s) for s in shards], max(1, workers)
-        self.samples = ShardSamples(
-            shards, size, batch_size, seed, world * count, class_captions, fingerprint, text_fingerprint, mirror, captions
-        )
+        self.samples = ShardSamples(shards, size, batch_size, seed, world * count, **what)
         self.first, self.workers, self.max_bad, self.say = rank * count, workers, max_bad, say
         self.order = {"seed": seed, "rank": rank, "processes": world, "workers": count, "shards": names_digest(shards)}
         self.places, self.turn = [Place()] * count, 0  # of each worker; whose batch is next
@@ -122,10 +115,17 @@ class StreamBatches:
 
 class ShardSamples(IterableDataset):
     """Iterates over what one of `readers` reads (see `of`): (batch, the Place behind it, Skipped since the last one); (None,
-    None, Skipped) where a shard had nothing; or at last (a line that says why there are no more, None, Skipped)."""
+    None, Skipped) where a shard had nothing; or at last (a line that says why there are no more, None, Skipped).
+
+    size: the side that pictures are decoded to; class_captions: for labelled shards; fingerprint: of the CLIP whose embeddings
+    lie beside the shards, None for batches without `image_embed`; mirror, captions: as TableBatches'; text_fingerprint: of the
+    whole CLIP, from whose files beside the shards a batch gets the text keys of its captions, float32, where all of its samples
+    are in one; None: no batch has them.
+    """
 
     def __init__(
-        self, shards, size, batch_size, seed, readers, class_captions, fingerprint, text_fingerprint, mirror, captions
+        self, shards, size, batch_size, seed, readers, *, class_captions=None, fingerprint=None, text_fingerprint=None,
+        mirror=True, captions=True,
     ):  # fmt: skip
         self.shards, self.size, self.batch_size, self.seed = shards, size, batch_size, seed
         self.readers, self.mirror, self.captions = readers, mirror, captions
