@@ -1,6 +1,6 @@
 """Turn pictures into WebDataset shards that the training scripts read.
 
-    python scripts/prepare_data.py tiny-imagenet --out runs/data/tiny-imagenet [--source FILE.zip] [--classes FILE] [--around 1.25]
+    python scripts/prepare_data.py tiny-imagenet --out runs/data/tiny-imagenet [--source FILE.zip] [--classes FILE]
     python scripts/prepare_data.py folder MY_PICTURES --out runs/data/mine
     python scripts/prepare_data.py imagenet-samples --source FILE.zip --out runs/data/samples
     python scripts/prepare_data.py join runs/data/tiny-imagenet runs/data/samples --out runs/data/joined
@@ -19,7 +19,6 @@ def main(argv=None):
     tiny = kinds.add_parser("tiny-imagenet", help="Tiny ImageNet (200 classes of 64x64 photographs)")
     tiny.add_argument("--source", help="the zip; without it, it is downloaded from its official address")
     tiny.add_argument("--classes", help="a file of WordNet ids, one a line: only these")
-    tiny.add_argument("--around", type=float, metavar="X", help="cut each picture to a square X times its thing's box")
     folder = kinds.add_parser("folder", help="a folder of images with captions")
     folder.add_argument("folder")
     folder.add_argument("--val-share", type=float, default=0.05, help="share of pictures held out (default 0.05)")
@@ -35,7 +34,7 @@ def main(argv=None):
     if args.kind == "tiny-imagenet":
         from unclip.data.prepare import tiny_imagenet
 
-        tiny_imagenet(args.source, args.out, args.classes, around=args.around)
+        tiny_imagenet(args.source, args.out, args.classes)
     elif args.kind == "folder":
         from unclip.data.prepare import image_folder
 

@@ -80,33 +80,6 @@ def test_tiny_imagenet(archive, tmp_path):
     assert len({k.split("_")[0] for k in train.keys[:4]}) > 1  # the classes are mixed
 
 
-def test_pictures_cut_around_their_boxes(archive, tmp_path):
-    """A thing of half the picture is seen twice as large, a smaller one is left out, and so is what has no box."""
-    path = tmp_path / "boxes.zip"
-    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(path, "w") as new:
-        for name in old.namelist():
-            if "/val/images/" in name:
-                new.writestr(name, old.read(name))
-        image = Image.new("RGB", (64, 64), (30, 150, 40))
-        image.paste((220, 20, 30), (4, 32, 36, 64))
-        for n in range(3):
-            out = io.BytesIO()
-            image.save(out, "JPEG", quality=95)
-            new.writestr(f"tiny-imagenet-200/train/{WNIDS[2]}/images/{WNIDS[2]}_{n}.JPEG", out.getvalue())
-        rows = [f"{WNIDS[2]}_0.JPEG\t4\t32\t35\t63", f"{WNIDS[2]}_1.JPEG\t0\t0\t63\t63", f"{WNIDS[2]}_2.JPEG\t4\t32\t20\t40"]
-        new.writestr(f"tiny-imagenet-200/train/{WNIDS[2]}/{WNIDS[2]}_boxes.txt", "\n".join(rows))
-        new.writestr("tiny-imagenet-200/val/val_annotations.txt", f"val_0.JPEG\t{WNIDS[0]}\t0\t0\t50\t50\n")
-    lines = Lines()
-    prepare.tiny_imagenet(path, tmp_path / "out", say=lines, around=1)
-    assert lines[:2] == ["train: 2 pictures of 200 classes", "test: 1 pictures"] and "1 small thing" in lines[2]
-    train = load_table(tmp_path / "out", "train", 64)
-    large, whole = (train.images[train.keys.index(f"{WNIDS[2]}_{n}")].float() for n in (0, 1))
-    assert large[0, 4:-4, 4:-4].min() > 200 and train.readings[train.keys.index(f"{WNIDS[2]}_0")] == {"colour": "red", "size": "close-up"}
-    assert whole[0, :30].max() < 60
-    with pytest.raises(UserError, match="--around 0.5: choose"):
-        prepare.tiny_imagenet(path, tmp_path / "out", around=0.5)
-
-
 def test_tiny_imagenets_boxes_let_readings_be_said(archive, tmp_path):
     """A red thing on the right of a green picture, which its box tells; and pictures whose boxes are missing or broken."""
     path = tmp_path / "boxes.zip"

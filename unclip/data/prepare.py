@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ..cli import disk_is_full
 from ..errors import UserError
 from ..files import new_file, parse_json, read_lines, read_text
-from .around import cut_around
 from .attributes import read_attributes
 from .captions import ClassCaptions
 from .images import IMAGE_SUFFIXES, opened, to_rgb
@@ -36,21 +35,17 @@ ZERO_SHOT_TEMPLATES = [
 ]  # fmt: skip
 
 
-def tiny_imagenet(source, out, classes=None, say=print, around=None):
+def tiny_imagenet(source, out, classes=None, say=print):
     """Write Tiny ImageNet as labelled shards: `train`, and its validation pictures as `test`.
 
     What its bounding boxes let one read off each picture (see attributes.py) goes into a `.json` beside it.
 
     source: the zip; None downloads it from its official address. classes: a file of WordNet ids, one a line (what
-    follows '#' is a remark), or None for all 200. around: cut each picture to a square this many times its box (see
-    `cut_around`); None leaves it whole. Pictures that the zip gives damaged, or whose thing is too small to cut out, are
-    skipped and counted.
+    follows '#' is a remark), or None for all 200. Pictures that the zip gives damaged are skipped and counted.
 
     Raises:
-        UserError: no download, no such file, not the zip, an unknown class, or an `around` below 1.
+        UserError: no download, no such file, not the zip, or an unknown class.
     """
-    if around is not None and not 1 <= around <= 100:
-        raise UserError(f"--around {around}: choose how many times its box a picture shows, 1 or more, such as 1.25")
     table = yaml.safe_load((CLASS_TABLE / "classes.yaml").read_text(encoding="utf-8"))
     wanted = list(dict.fromkeys(read_lines(classes))) if classes else list(table)
     unknown = [w for w in wanted if w not in table]
@@ -71,11 +66,7 @@ def tiny_imagenet(source, out, classes=None, say=print, around=None):
         for name, wnid, box in labelled:
             try:
                 content = member(archive, name)
-                image = to_rgb(opened(io.BytesIO(content)))
-                if around:
-                    whole, (image, box) = image, cut_around(image, box, around)
-                    content = content if image is whole else as_jpeg(image)
-                readings = read_attributes(image, box) if box else {}
+                readings = read_attributes(to_rgb(opened(io.BytesIO(content))), box) if box else {}
             except Exception as error:  # one broken picture must not end the run
                 skipped(error, Path(name).name)
                 continue
@@ -280,11 +271,6 @@ def jpeg(path, size):
     if not small:
         scale = size / min(image.size)
         image = image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS)
-    return as_jpeg(image)
-
-
-def as_jpeg(image):
-    """A PIL image as JPEG bytes."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=95)
     return out.getvalue()
