@@ -15,16 +15,24 @@ def processor(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-    def pretend(capability):
-        has = {"avx512_bf16": capability == "AVX512", "amx_bf16": capability == "AMX"}
+    def pretend(capability, name="AMD EPYC"):
+        has = {"avx512_bf16": capability in ("AVX512", "AMX"), "amx_bf16": capability == "AMX", "cpu_name": name}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
 
     return pretend
 
 
-@pytest.mark.parametrize("capability, fast", [("AVX512", True), ("AMX", True), ("AVX512 without bfloat16", False)])
-def test_a_processor(processor, capability, fast):
-    processor(capability)
+@pytest.mark.parametrize(
+    "capability, name, fast",
+    [
+        ("AVX512", "AMD EPYC", True),
+        ("AVX512", "Intel Xeon", False),
+        ("AMX", "Intel Xeon", True),
+        ("AVX512 without bfloat16", "AMD EPYC", False),
+    ],
+)
+def test_a_processor(processor, capability, name, fast):
+    processor(capability, name)
     assert bfloat16_is_fast("cpu") is fast and bfloat16_is_fast(torch.device("cpu")) is fast
     assert bfloat16_is_fast("mps") is False  # whatever the processor beside it has
 
