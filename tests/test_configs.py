@@ -13,7 +13,9 @@ from unclip.distillation import Distillation
 from unclip.hub import model_folder
 from unclip.prior import DiffusionPrior
 from unclip.training import runs
+from unclip.refinement import Refinement
 from unclip.training.distillation import DistillRun
+from unclip.training.refinement import RefineRun
 from unclip.upsampler import Upsampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +27,7 @@ KINDS = {
 }
 FROM_THE_CLIP = {"embed_dim": 768}
 CONFIGS = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.parent.name != "accelerate")
-OF_PARTS = [path for path in CONFIGS if path.stem != "distill"]
+OF_PARTS = [path for path in CONFIGS if path.stem not in ("distill", "refine")]
 
 
 def test_there_are_configs():
@@ -61,3 +63,10 @@ def test_a_config_distils_the_decoder_of_its_teacher():
     teacher = Decoder.from_pretrained(model_folder(config.teacher) / "decoder")
     student = Distillation(teacher, **{**config.student.model_dump(), "guidance_scale": 2.0}).student
     assert student.step_counts == [4, 2, 1] and config.data.image_size == teacher.image_size
+
+
+def test_a_config_refines_the_decoder_of_its_reference():
+    config = load_config(RefineRun, ROOT / "configs/pocket/refine.yaml")
+    reference = Decoder.from_pretrained(model_folder(config.reference) / "decoder")
+    assert Refinement(reference, scale=config.scale).decoder.options == reference.options
+    assert config.data.image_size == reference.image_size

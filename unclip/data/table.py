@@ -30,6 +30,7 @@ class Table:
     readings: for labelled sets, N dicts of what was read off the pictures (see attributes.py).
     image_embed: float16 (N, 2, D), CLIP's embedding of each picture and of its mirror image, once attached.
     small: uint8 (N, 3, s, s), a small version of each picture that is not just the picture shrunk, once attached.
+    drawn: uint8 (N, 3, S, S), what a model drew from each picture's embedding, once attached.
     sides: LongTensor (N,), the shorter side of each picture in its shard, before it was made S x S.
     sums: N numbers, the checksum of each picture's bytes in its shard (see sums.py).
     """
@@ -43,6 +44,7 @@ class Table:
     readings: list = None
     image_embed: torch.Tensor = None
     small: torch.Tensor = None
+    drawn: torch.Tensor = None
     sides: torch.Tensor = None
     sums: list = None
 
@@ -62,7 +64,8 @@ class Table:
         return replace(
             self, images=self.images[rows], keys=pick_list(self.keys), shards=pick_list(self.shards),
             labels=pick(self.labels), captions=pick_list(self.captions), readings=pick_list(self.readings),
-            image_embed=pick(self.image_embed), small=pick(self.small), sides=pick(self.sides), sums=pick_list(self.sums),
+            image_embed=pick(self.image_embed), small=pick(self.small), drawn=pick(self.drawn), sides=pick(self.sides),
+            sums=pick_list(self.sums),
         )  # fmt: skip
 
 
@@ -180,8 +183,8 @@ class TableBatches:
 
     A batch is a dict: image uint8 (B, 3, S, S), mirrored at random; caption, a list of B strings; concept, said, known
     and readings, lists of what the captions say and of what is known of the pictures (see truth.py);
-    image_embed float32 (B, D) of the picture as it is, mirrored or not, and small uint8 (B, 3, s, s), mirrored as the
-    picture is, where the table has them; label (B,) for labelled sets. Process `rank` of `world` gets its own part of every
+    image_embed float32 (B, D) of the picture as it is, mirrored or not, and small uint8 (B, 3, s, s) and drawn uint8
+    (B, 3, S, S), mirrored as the picture is, where the table has them; label (B,) for labelled sets. Process `rank` of `world` gets its own part of every
     global batch. captions: whether to draw them; without, the batches have neither caption, concept, said, known nor
     readings, and are else the same.
     """
@@ -233,8 +236,7 @@ def make_batch(table, rows, flip, rng=None):
         batch["label"] = table.labels[rows]
     if table.image_embed is not None:
         batch["image_embed"] = table.image_embed[rows, flip.long()].float()
-    if table.small is not None:
-        batch["small"] = images_of(table.small, rows, flip)
+    batch |= {name: images_of(more, rows, flip) for name in ("small", "drawn") if (more := getattr(table, name)) is not None}
     return batch if rng is None else {**batch, **draw_captions(table, rows.tolist(), flip.tolist(), rng)}
 
 

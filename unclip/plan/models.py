@@ -20,7 +20,9 @@ from ..openclip.architecture import architecture_of, sizes_of
 from ..openclip.building import build_clip
 from ..part import CONFIG
 from ..prior import DiffusionPrior
+from ..refinement import Refinement
 from ..training.distillation import DistillRun, fill_guidance
+from ..training.refinement import RefineRun
 from ..training.runs import ClipRun, DecoderRun, PriorRun, UpsamplerRun, build, settle
 from ..upsampler import Upsampler
 
@@ -57,6 +59,8 @@ def subject(path, overrides=()):
     seen = load_config(AnyConfig, path, overrides)
     if "teacher" in seen.model_extra or "student" in seen.model_extra:
         return of_distillation(path, overrides)
+    if "reference" in seen.model_extra:
+        return of_refinement(path, overrides)
     of = {"architecture": of_clip, "transformer": of_prior, "scale": of_upsampler, "unet": of_decoder}
     kind = next((of[key] for key in of if key in seen.model), None)
     if kind is None:
@@ -134,9 +138,7 @@ def of_clip(path, overrides):
 def of_distillation(path, overrides):
     config = load_config(DistillRun, path, overrides)
     folder, size = model_folder(config.teacher), config.train.batch_size
-    name = read_index(folder)["clip"]["name"]
-    clip, sizes = encoder(folder / name if (folder / name).is_dir() else name)
-    teacher = Decoder._from_config(folder / "decoder" / CONFIG)
+    clip, sizes, teacher = clip_and_decoder(folder)
     fill_guidance(config.student, folder)
     settle(config.data, "image_size", teacher.image_size, "data", path, "the teacher's")
     with bare():
@@ -162,6 +164,24 @@ def of_distillation(path, overrides):
             decoder.denoiser(images[rows], t[rows], **cond)
 
     return Subject("distillation", config, model, loss, {"CLIP": clip, "teacher": teacher}, beside)
+
+
+def of_refinement(path, overrides):
+    config = load_config(RefineRun, path, overrides)
+    clip, sizes, reference = clip_and_decoder(model_folder(config.reference))
+    settle(config.data, "image_size", reference.image_size, "data", path, "the reference's")
+    with bare():
+        model = build(Refinement, config, path, reference, scale=config.scale)
+        embed = torch.empty(config.train.batch_size, sizes.embed_dim)
+        batch = {**pictures(config), "drawn": pictures(config)["image"], "image_embed": embed}
+    return Subject("refinement", config, model, of_batch(model, batch), {"CLIP": clip, "reference": reference})
+
+
+def clip_and_decoder(folder):
+    """The CLIP of a model folder, its `Sizes`, and the folder's decoder, without weights."""
+    name = read_index(folder)["clip"]["name"]
+    clip, sizes = encoder(folder / name if (folder / name).is_dir() else name)
+    return clip, sizes, Decoder._from_config(folder / "decoder" / CONFIG)
 
 
 def teaching_forwards(guidance):
