@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import SIDE, VOCABULARY
 from data.pictures import captioned_tar
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from unclip.data.images import to_bytes, to_float
 from unclip.errors import UserError
@@ -31,15 +31,12 @@ def write(tmp_path, model_files):
             "pictures": 30,
             "num_inference_steps": 2,
             "optimizer": OPTIMIZER,
-            "train": {"run": str(tmp_path / "run"), "batch_size": 6, "steps": 3, "precision": "no", "ema": 0.5},
+            "train": {"run": str(tmp_path / "run"), "batch_size": 6, "steps": 3, "precision": "no", "val_samples": 8,
+                      "ema": 0.5},
         }  # fmt: skip
         return write_config(tmp_path / "refine.yaml", sections, changes)
 
     return write
-
-
-def drawn_for(run):
-    return {file.name: load_file(file)["drawn"] for file in (run / "drawn").iterdir()}
 
 
 def test_the_script_writes_a_whole_model_with_another_decoder(write, run_script, cascade_files, tmp_path):
@@ -87,11 +84,10 @@ def test_it_learns_from_what_the_reference_draws_from_each_pictures_embedding(wr
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, monkeypatch, tmp_path):
-    """Stopped by Ctrl-C in its second step, and run again with the saved config: what was drawn is not drawn again."""
+    """Stopped by Ctrl-C in its second step, and run again with the saved config: nothing is drawn anew."""
     refine(write(train={"run": str(tmp_path / "straight")}, out=str(tmp_path / "one")))
     interrupted(Refinement, lambda: refine(write(out=str(tmp_path / "two"))))
     assert counters_of(tmp_path / "run")["step"] == 2
-    assert drawn_for(tmp_path / "run").keys() == drawn_for(tmp_path / "straight").keys()
     monkeypatch.setattr(UnCLIP, "sample_each", None)
     refine(tmp_path / "run" / "config.yaml")
     assert counters_of(tmp_path / "run")["step"] == 3
@@ -101,8 +97,24 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, monkeyp
     assert all(k.startswith("decoder.") for k in kept)  # the reference is in its own folder already
 
 
+@pytest.mark.parametrize("change", [{"num_inference_steps": 3}, {"train": {"seed": 1}}, {"pictures": 20}, {"reference": None}])
+def test_what_was_drawn_otherwise_is_drawn_anew(write, monkeypatch, model_copy, tmp_path, change):
+    """After a run that ended before it learned: in other steps, from another seed or other pictures, or by another decoder."""
+    decoder = model_copy / "decoder" / "model.safetensors"
+    monkeypatch.setattr("unclip.training.refinement.train", lambda *args, **more: None)
+    refine(write(reference=str(model_copy)))
+    before = {file: load_file(file)["drawn"] for file in (tmp_path / "run").rglob("*.safetensors")}
+    if "reference" in change:
+        save_file({k: 0.9 * v for k, v in load_file(decoder).items()}, decoder)
+        change = {}
+    refine(write(reference=str(model_copy), **change))
+    after = {file: load_file(file)["drawn"] for file in before}
+    training = next(file for file in before if file.parent.name == "training")
+    assert before[training].shape != after[training].shape or not torch.equal(before[training], after[training])
+
+
 @pytest.mark.parametrize("changes, says", [
-    ({"pictures": 1}, "pictures"),
+    ({"pictures": 0}, "pictures"),
     ({"scale": 0}, "scale"),
     ({"data": {"image_size": 2 * SIDE}}, f"data.image_size is {2 * SIDE}, but the reference's is {SIDE}"),
     ({"reference": "nowhere"}, "no model folder nowhere"),

@@ -1,12 +1,14 @@
 """What `scripts/refine.py` runs: a model's decoder, and what it drew, which it learns to tell from photographs."""
 
+import hashlib
 import random
 from pathlib import Path
 from typing import Optional
 
 import torch
 from pydantic import Field, PositiveInt
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..config import load_config
@@ -30,75 +32,83 @@ A_FILE = 500  # and that a file holds
 
 class RefineRun(RunConfig):
     """reference: "pocket", a model folder or a hub id; out: the folder of the model with the refined decoder; scale: see
-    `Refinement`; pictures: how many of the training pictures' embeddings it draws from, without guidance, before it
-    learns, of which one in twenty, 500 at most, are held out; num_inference_steps: in how many steps, its default where left out.
+    `Refinement`; pictures: from how many of the training pictures' embeddings it draws, without guidance, before it learns;
+    so it does from train.val_samples of those held out; num_inference_steps: in how many steps, its default where left out.
     """
 
     reference: str = "pocket"
     out: str
     scale: float = Field(0.2, gt=0)
-    pictures: int = Field(ge=2)
+    pictures: int = Field(ge=1)
     num_inference_steps: Optional[PositiveInt] = None
 
 
 def refine(path, overrides=()):
     """Refine a model's decoder as a config says; writes OUT, a whole model."""
     config = load_config(RefineRun, path, overrides)
-    folder, run = model_folder(config.reference), Path(config.train.run)
+    folder, run, settings = model_folder(config.reference), Path(config.train.run), config.train
     if Path(config.out).resolve() == folder.resolve():
         raise UserError(f"{path}: out is the reference's own folder: name another")
     if (Path(config.out) / "decoder").is_dir() and not run.is_dir():
         raise UserError(f"{path}: {config.out} has a decoder, which would be lost: name another folder for out")
-    drawing = UnCLIP.from_pretrained(folder, device=process().device)
+    drawing, state = UnCLIP.from_pretrained(folder, device=process().device), process()
     settle(config.data, "image_size", drawing.decoder.image_size, "data", path, "the reference's")
     model = Refinement(drawing.decoder, scale=config.scale)
     source = Source(config, drawing.clip)
     if source.table is None:
         raise UserError(f"{path}: refining is for sets in memory: set data.in_memory=true")
-    table = with_drawn(source.table, drawing, config)
-    held_out = min(500, max(1, len(table) // 20))
-    rows = torch.arange(len(table))
-    val = [make_batch(table, part, torch.zeros(len(part), dtype=torch.bool)) for part in rows[:held_out].split(125)]
-    if process().is_main_process:
+    held_out = with_drawn(source.val_table, settings.val_samples, drawing, config, run / "drawn" / "held-out")
+    table = with_drawn(source.table, config.pictures, drawing, config, run / "drawn" / "training")
+    source.say(f"{len(table)} pairs to learn from, {len(held_out)} held out")
+    unturned = [(rows, torch.zeros(len(rows), dtype=torch.bool)) for rows in torch.arange(len(held_out)).split(128)]
+    val = [make_batch(held_out, rows, flip) for rows, flip in unturned]
+    batches = TableBatches(
+        table, settings.batch_size, settings.seed, state.process_index, state.num_processes, config.data.mirror, captions=False
+    )
+    if state.is_main_process:
         begin_copy(folder, config.out, "decoder", {})
-    process().wait_for_everyone()
-    train(model, batches(table.take(rows[held_out:]), config), val, config,
-          sample=lambda model: sample_grid(model.decoder, val[0]),
+    state.wait_for_everyone()
+    train(model, batches, val, config, sample=lambda model: sample_grid(model.decoder, val[0]),
           export=lambda model: model.decoder.save(Path(config.out) / "decoder"))  # fmt: skip
 
 
-def batches(table, config):
-    """The endless batches of this process."""
-    state, train = process(), config.train
-    return TableBatches(
-        table, train.batch_size, train.seed, state.process_index, state.num_processes, config.data.mirror, captions=False
-    )
-
-
-def with_drawn(table, model, config):
+def with_drawn(table, count, model, config, folder):
     """Some rows of a table, with what the model's decoder draws from their embeddings as `drawn`.
 
-    Which rows, and the noise, depend on the run's seed alone. Each of several processes draws some of the files in RUN/drawn; a
-    run that goes on reads what is there.
+    Which rows, and the noise, depend on the run's seed alone. The pictures are kept in files of a folder: each of several
+    processes draws some of them, and a run that goes on reads those that are there and were drawn so.
     """
     state, seed = process(), config.train.seed
-    generator = torch.Generator().manual_seed(seed)
-    table = table.take(torch.randperm(len(table), generator=generator)[: config.pictures])
-    settings = model.settings(
-        guidance_scale=1.0, num_inference_steps=config.num_inference_steps, stop_after="base", negative_prompt=""
-    )
+    table = table.take(torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:count])
+    settings = model.settings(guidance_scale=1.0, num_inference_steps=config.num_inference_steps, stop_after="base")
     rng = random.Random(f"drawn {seed}")
-    jobs = [("", rng.getrandbits(31)) for _ in range(len(table))]
-    embed = table.image_embed[:, 0].float()
-    files = [(first, Path(config.train.run) / "drawn" / f"{first:07d}.safetensors") for first in range(0, len(table), A_FILE)]
-    with tqdm(total=len(table), desc="drawn to learn from", unit="pictures", disable=not state.is_main_process) as bar:
+    jobs, embed = [("", rng.getrandbits(31)) for _ in range(len(table))], table.image_embed[:, 0].float()
+    how = digest(model.decoder, settings, jobs, table.keys)
+    files = [(first, folder / f"{first:07d}.safetensors") for first in range(0, len(table), A_FILE)]
+    with tqdm(total=len(table), desc=f"drawn, {folder.name}", unit="pictures", disable=not state.is_main_process) as bar:
         for first, file in files[state.process_index :: state.num_processes]:
             part = slice(first, first + A_FILE)
-            if not file.is_file():
+            if read_drawn(file, how) is None:
                 pictures = model.sample_each(jobs[part], settings, image_embed=embed[part], batch_size=TOGETHER)
                 with new_file(file) as temporary:
-                    save_file({"drawn": to_bytes(pictures)}, temporary)
+                    save_file({"drawn": to_bytes(pictures)}, temporary, {"how": how})
             bar.update(len(jobs[part]) * state.num_processes)
     state.wait_for_everyone()
-    table.drawn = torch.cat([load_file(file)["drawn"] for _, file in files])
+    table.drawn = torch.cat([read_drawn(file, how) for _, file in files])
     return table
+
+
+def digest(decoder, settings, jobs, keys):
+    """A checksum of all that decides what is drawn."""
+    checksum = hashlib.sha256(repr((settings.model_dump(), jobs, keys)).encode())
+    for tensor in decoder.state_dict().values():
+        checksum.update(tensor.cpu().contiguous().numpy())
+    return checksum.hexdigest()
+
+
+def read_drawn(file, how):
+    """The pictures of a file, uint8 (N, 3, S, S); None where there is none, or it holds others."""
+    if not file.is_file():
+        return None
+    with safe_open(file, "pt") as opened:
+        return opened.get_tensor("drawn") if opened.metadata().get("how") == how else None
