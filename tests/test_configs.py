@@ -12,8 +12,8 @@ from unclip.decoder import Decoder
 from unclip.distillation import Distillation
 from unclip.hub import model_folder
 from unclip.prior import DiffusionPrior
-from unclip.training import runs
 from unclip.refinement import Refinement
+from unclip.training import runs
 from unclip.training.distillation import DistillRun
 from unclip.training.refinement import RefineRun
 from unclip.upsampler import Upsampler

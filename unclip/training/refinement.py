@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from ..config import load_config
 from ..data.images import to_bytes
-from ..data.table import TableBatches, make_batch
 from ..errors import UserError
 from ..files import new_file
 from ..hub import model_folder
@@ -46,29 +45,25 @@ class RefineRun(RunConfig):
 def refine(path, overrides=()):
     """Refine a model's decoder as a config says; writes OUT, a whole model."""
     config = load_config(RefineRun, path, overrides)
-    folder, run, settings = model_folder(config.reference), Path(config.train.run), config.train
+    folder, run = model_folder(config.reference), Path(config.train.run)
     if Path(config.out).resolve() == folder.resolve():
         raise UserError(f"{path}: out is the reference's own folder: name another")
     if (Path(config.out) / "decoder").is_dir() and not run.is_dir():
         raise UserError(f"{path}: {config.out} has a decoder, which would be lost: name another folder for out")
-    drawing, state = UnCLIP.from_pretrained(folder, device=process().device), process()
+    drawing = UnCLIP.from_pretrained(folder, device=process().device)
     settle(config.data, "image_size", drawing.decoder.image_size, "data", path, "the reference's")
     model = Refinement(drawing.decoder, scale=config.scale)
     source = Source(config, drawing.clip)
     if source.table is None:
         raise UserError(f"{path}: refining is for sets in memory: set data.in_memory=true")
-    held_out = with_drawn(source.val_table, settings.val_samples, drawing, config, run / "drawn" / "held-out")
-    table = with_drawn(source.table, config.pictures, drawing, config, run / "drawn" / "training")
-    source.say(f"{len(table)} pairs to learn from, {len(held_out)} held out")
-    unturned = [(rows, torch.zeros(len(rows), dtype=torch.bool)) for rows in torch.arange(len(held_out)).split(128)]
-    val = [make_batch(held_out, rows, flip) for rows, flip in unturned]
-    batches = TableBatches(
-        table, settings.batch_size, settings.seed, state.process_index, state.num_processes, config.data.mirror, captions=False
-    )
-    if state.is_main_process:
+    source.val_table = with_drawn(source.val_table, config.train.val_samples, drawing, config, run / "drawn" / "held-out")
+    source.table = with_drawn(source.table, config.pictures, drawing, config, run / "drawn" / "training")
+    source.say(f"{len(source.table)} pairs to learn from, {len(source.val_table)} held out")
+    val = source.validation()
+    if process().is_main_process:
         begin_copy(folder, config.out, "decoder", {})
-    state.wait_for_everyone()
-    train(model, batches, val, config, sample=lambda model: sample_grid(model.decoder, val[0]),
+    process().wait_for_everyone()
+    train(model, source.training(), val, config, sample=lambda model: sample_grid(model.decoder, val[0]),
           export=lambda model: model.decoder.save(Path(config.out) / "decoder"))  # fmt: skip
 
 
