@@ -1,5 +1,6 @@
 """`scripts/refine.py` on a few pictures and a model of a few thousand weights."""
 
+import json
 import shutil
 
 import pytest
@@ -139,6 +140,15 @@ def test_the_references_folder_is_left_alone(write, model_copy):
     with pytest.raises(UserError, match="out is the reference's own folder"):
         refine(write(reference=str(model_copy), out=str(model_copy / ".." / model_copy.name)))
     assert before == {p: p.read_bytes() for p in model_copy.rglob("*") if p.is_file()}
+
+
+def test_a_negative_prompt_among_the_references_defaults_is_not_drawn_with(write, model_copy, tmp_path):
+    """It is guidance's, of which there is none."""
+    index = json.loads((model_copy / "model_index.json").read_text())
+    index["defaults"] |= {"guidance_scale": 2.0, "negative_prompt": "a cat"}
+    (model_copy / "model_index.json").write_text(json.dumps(index))
+    refine(write(reference=str(model_copy)))
+    assert UnCLIP.from_pretrained(tmp_path / "out").defaults.negative_prompt == "a cat"
 
 
 def test_another_decoder_is_not_lost(write, model_files, tmp_path):

@@ -75,7 +75,9 @@ def with_drawn(table, count, model, config, folder):
     """
     state, seed = process(), config.train.seed
     table = table.take(torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))[:count])
-    settings = model.settings(guidance_scale=1.0, num_inference_steps=config.num_inference_steps, stop_after="base")
+    settings = model.settings(
+        guidance_scale=1.0, negative_prompt="", num_inference_steps=config.num_inference_steps, stop_after="base"
+    )
     rng = random.Random(f"drawn {seed}")
     jobs, embed = [("", rng.getrandbits(31)) for _ in range(len(table))], table.image_embed[:, 0].float()
     how = digest(model.decoder, settings, jobs, table.keys)
