@@ -3,8 +3,11 @@ import shutil
 
 import pytest
 
+from unclip.data.captions import ClassCaptions
 from unclip.errors import UserError
-from unclip.model_index import begin_model, read_clip_entry, read_index, read_vocabulary, upsampler_folders, write_vocabulary
+from unclip.model_index import (
+    begin_model, read_classes, read_clip_entry, read_index, read_vocabulary, upsampler_folders, write_classes, write_vocabulary,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -167,3 +170,14 @@ def test_a_file_of_weights_needs_its_checksum(tmp_path):
         else:
             with pytest.raises(UserError, match="without its checksum"):
                 read_clip_entry(tmp_path)
+
+
+def test_classes(tmp_path):
+    assert read_classes(tmp_path) is None
+    known = ClassCaptions(names=[["dog", "hound"], ["crème"]], nouns=[["animal"], []])
+    write_classes(tmp_path, known)
+    assert read_classes(tmp_path) == known
+    for damaged in ('{"names": [["dog"', '{"names": 3, "nouns": []}', '[]', '{"names": [[]], "nouns": [[]]}'):
+        (tmp_path / "classes.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"classes\.json is damaged: copy it again, or remove it"):
+            read_classes(tmp_path)

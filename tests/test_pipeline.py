@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import unclip
+from unclip.data.captions import ClassCaptions
 from unclip.diffusion import SeededNoise
 from unclip.errors import UserError
 from unclip.openclip.building import build_clip, save_clip
@@ -81,6 +82,26 @@ def test_the_number_of_prior_samples_is_a_setting(model):
     one, many = (draw(model, num_images=8, prior_num_samples=n) for n in (1, 4))
     changed = (one - many).abs().amax((1, 2, 3)) > 1e-3
     assert changed.any()
+
+
+def test_a_prompts_embedding_is_told_from_other_classes(model):
+    """Of the prior's draws the one with the largest margin, for prompts that name a class; the nearest, for others."""
+    classes = ClassCaptions(names=[["dog"], ["cat"], ["bridge"]], nouns=[["animal"], ["animal"], []])
+    knowing = UnCLIP(model.clip, model.prior, model.decoder, model.defaults, classes=classes)
+    settings, prompts = model.settings(prior_num_samples=6), ["a dog", "a red car"]
+    found = knowing.image_embeddings(knowing.texts(prompts), [3, 4], settings)
+    text = model.clip.encode_text([*prompts, "", *(f"a photo of a {name}." for name in ("dog", "cat", "bridge"))])
+    captions, batch = F.normalize(text.embed, dim=-1), text.batch()
+    noise = SeededNoise([6, 8])
+    steps = settings.prior_num_inference_steps
+    sampled = {"num_inference_steps": steps, "guidance_scale": settings.prior_guidance_scale, "num_samples": 1,
+               "sampler": settings.prior_sampler}  # fmt: skip
+    of = {k: v[:2] for k, v in batch.items()}, {k: v[2:3] for k, v in batch.items()}
+    draws = torch.stack([model.prior.sample(*of, noise=noise, **sampled) for _ in range(6)])                # (6, 2, D)
+    cosines = F.normalize(draws, dim=-1) @ captions.T                                                       # (6, 2, 6)
+    dog, car = (cosines[:, 0, 0] - cosines[:, 0, 4:].amax(-1)).argmax(), cosines[:, 1, 1].argmax()
+    torch.testing.assert_close(found, torch.stack([draws[dog, 0], draws[car, 1]]), rtol=0, atol=1e-4)
+    assert dog != cosines[:, 0, 0].argmax()  # else the test could not tell the margin from nearness
 
 
 def test_a_decoder_that_reads_the_caption(model, make_decoder):

@@ -1,5 +1,5 @@
-"""A model on disk: `model_index.json`, `vocabulary.txt`, and a subfolder a part (`clip`, `prior`, `decoder`, and, where
-it enlarges its pictures, `upsampler-1`, `upsampler-2`, ...).
+"""A model on disk: `model_index.json`, `vocabulary.txt`, `classes.json` where its pictures were labelled, and a subfolder a
+part (`clip`, `prior`, `decoder`, and, where it enlarges its pictures, `upsampler-1`, `upsampler-2`, ...).
 
 Training fills it part by part; each training adds its own and leaves the others alone.
 """
@@ -10,10 +10,11 @@ import re
 import shutil
 from pathlib import Path
 
+from .data.captions import ClassCaptions
 from .errors import UserError
 from .files import new_file, new_folder, read_json, read_text
 
-INDEX, VOCABULARY = "model_index.json", "vocabulary.txt"
+INDEX, VOCABULARY, CLASSES = "model_index.json", "vocabulary.txt", "classes.json"
 # "clip": the subfolder; or OpenCLIP's own names, and ids of the hub. No path: a model comes whole, and may come from anyone.
 CLIP_NAME = re.compile(r"(hf-hub:)?[\w-][\w.+-]*(/[\w-][\w.+-]*)?")
 PARTS = {"prior": "scripts/train_prior.py", "decoder": "scripts/train_decoder.py"}
@@ -99,6 +100,12 @@ def read_vocabulary(folder):
         raise UserError(f"{path} is damaged: copy it again, or remove it") from None
 
 
+def read_classes(folder):
+    """The ClassCaptions that the model's prior was trained on; None where its pictures had captions of their own."""
+    path = Path(folder) / CLASSES
+    return ClassCaptions.read(path, "copy it again, or remove it") if path.is_file() else None
+
+
 def begin_model(folder, clip_name, pretrained, unit_variance, fingerprint=None):
     """Make or keep the index of a model that is being trained. A CLIP folder is copied in, so that the model is whole.
 
@@ -150,8 +157,9 @@ def begin_copy(source, folder, part, defaults):
                 shutil.copytree(each, temporary, dirs_exist_ok=True)
         elif not same_files(each, copy):
             raise UserError(f"{copy} is not that of {source}: choose another folder for out=, or remove {folder}")
-    if (source / VOCABULARY).is_file():
-        shutil.copyfile(source / VOCABULARY, folder / VOCABULARY)
+    for name in (VOCABULARY, CLASSES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     write_index(folder, read_clip_entry(folder), {**index["defaults"], **defaults})
 
 
@@ -164,6 +172,11 @@ def write_index(folder, clip, defaults):
 def write_vocabulary(folder, words):
     with new_file(Path(folder) / VOCABULARY) as temporary:
         temporary.write_text("\n".join(sorted(words)) + "\n", encoding="utf-8")
+
+
+def write_classes(folder, class_captions):
+    with new_file(Path(folder) / CLASSES) as temporary:
+        class_captions.save(temporary)
 
 
 def same_files(a, b):

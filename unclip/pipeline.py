@@ -14,10 +14,11 @@ from .diffusion import SAMPLERS, SeededNoise
 from .errors import UserError, nearest
 from .hub import load_clip, model_folder
 from .manipulations import Manipulations
-from .model_index import INDEX, read_index, read_vocabulary, upsampler_folders
+from .model_index import INDEX, read_classes, read_index, read_vocabulary, upsampler_folders
 from .prior import DiffusionPrior
 from .progress import Progress
 from .prompts import Composition, checked, notes, parsed, plain
+from .rivals import Rivals
 from .seeds import seeds_from
 from .upsampler import Upsampler
 
@@ -32,7 +33,8 @@ class Settings(Strict):
     num_inference_steps, guidance_scale: of the decoder, which is guided from guidance_start to guidance_end, shares of the
     way from noise (0) to picture (1); sampler: of decoder and upsamplers; eta: of the sampler ddim.
     negative_prompt: what guidance leads away from, in the place of the empty caption. prior_...: of the prior;
-    prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept.
+    prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept, or, for a prompt that
+    names a class of the model, the one with the largest margin to the other classes.
     upsampler_...: of every upsampler; the number of steps and the grain may be lists, a number for each, whose last holds for
     those after it; upsampler_sampler: None: `sampler`; noise_level, grain, blur: see `Upsampler.sample`; one that was trained
     for less takes what it was trained for. stop_after: the stage whose pictures are wanted, "base" (the decoder),
@@ -90,12 +92,14 @@ def one_of(value, number):
 class Texts(NamedTuple):
     """B prompts as CLIP reads them, in text keys. text: (B, ...), whole; null: (1, ...), of the empty caption or the
     negative prompt; parts: of each of K parts, (B, ...), where prompts have weights, and weights: (K, B), 0 for a part that
-    a prompt lacks."""
+    a prompt lacks; rivals, against: as `Rivals.of` gives them."""
 
     text: dict
     null: dict
     parts: tuple = ()
     weights: Optional[torch.Tensor] = None
+    rivals: Optional[torch.Tensor] = None
+    against: Optional[torch.Tensor] = None
 
 
 class UnCLIP(Manipulations):
@@ -107,7 +111,8 @@ class UnCLIP(Manipulations):
     Args:
         clip: a FrozenCLIP; prior: a DiffusionPrior; decoder: a Decoder; upsamplers: Upsamplers, in the order in which
             they enlarge. Each may be on a device of its own.
-        defaults: Settings; vocabulary: the words of the training captions, if known.
+        defaults: Settings; vocabulary: the words of the training captions, if known; classes: the ClassCaptions of
+            the training, if there are.
         runs_on: a device to which each part goes for as long as it runs, and leaves then for the CPU; None: every part
             runs where it is, which may be a device of its own.
 
@@ -115,10 +120,11 @@ class UnCLIP(Manipulations):
         UserError: an upsampler that does not take what the stage before it draws, or embeddings of another CLIP.
     """
 
-    def __init__(self, clip, prior, decoder, defaults, vocabulary=frozenset(), upsamplers=(), runs_on=None):
+    def __init__(self, clip, prior, decoder, defaults, vocabulary=frozenset(), upsamplers=(), runs_on=None, classes=None):
         self.clip, self.prior, self.decoder, self.upsamplers = clip, prior, decoder, list(upsamplers)
         self.runs_on = runs_on
         self.defaults, self.vocabulary = defaults, vocabulary
+        self.rivals = None if classes is None else Rivals(classes, clip)
         side = decoder.image_size
         for k, upsampler in enumerate(self.upsamplers, 1):
             takes = upsampler.image_size // upsampler.scale
@@ -158,7 +164,7 @@ class UnCLIP(Manipulations):
             raise UserError(f"the prior of {folder} reads another CLIP than its {folder / INDEX} names: copy or train it again")
         if prior.embed_dim != len(decoder.null_image):
             raise UserError(f"prior and decoder of {folder} were trained for different CLIPs: copy or train them again")
-        return cls(clip, prior, decoder, defaults, read_vocabulary(folder), upsamplers, runs_on)
+        return cls(clip, prior, decoder, defaults, read_vocabulary(folder), upsamplers, runs_on, read_classes(folder))
 
     @contextlib.contextmanager
     def running(self, part):
@@ -289,6 +295,7 @@ class UnCLIP(Manipulations):
         distinct = list(dict.fromkeys([*map(str, prompts), *(part for p in of for part in p.parts)]))
         with self.running(self.clip):
             encoded = self.clip.encode_text([*distinct, negative]).batch()
+            rivals = (None, None) if self.rivals is None else self.rivals.of(list(map(str, prompts)))
 
         def rows(captions):
             chosen = torch.tensor([distinct.index(c) for c in captions])
@@ -296,10 +303,11 @@ class UnCLIP(Manipulations):
 
         text, null = rows(map(str, prompts)), {k: v[-1:] for k, v in encoded.items()}
         if not composed:
-            return Texts(text, null)
+            return Texts(text, null, (), None, *rivals)
         most = range(max(len(p.parts) for p in of))
         parts = tuple(rows(p.parts[min(k, len(p.parts) - 1)] for p in of) for k in most)
-        return Texts(text, null, parts, torch.tensor([[p.weights[k] if k < len(p.parts) else 0.0 for p in of] for k in most]))
+        weights = torch.tensor([[p.weights[k] if k < len(p.parts) else 0.0 for p in of] for k in most])
+        return Texts(text, null, parts, weights, *rivals)
 
     def image_embeddings(self, texts, seeds, settings, callback=None):
         """The image embeddings (B, D) that the prior draws for `Texts` of B prompts with B seeds.

@@ -79,8 +79,8 @@ class DiffusionPrior(Part):
 
     @torch.no_grad()
     def sample(
-        self, text, null_text, parts=(), weights=None, *, noise, num_inference_steps=25, guidance_scale=1.0, num_samples=2,
-        sampler="ddpm", callback=None,
+        self, text, null_text, parts=(), weights=None, rivals=None, against=None, *, noise, num_inference_steps=25,
+        guidance_scale=1.0, num_samples=2, sampler="ddpm", callback=None,
     ):  # fmt: skip
         """Draw image embeddings for captions: (B, D), in CLIP's units.
 
@@ -92,8 +92,10 @@ class DiffusionPrior(Part):
             noise: a SeededNoise for B embeddings.
             sampler: a key of `SAMPLERS`; callback: see diffusion/samplers.py; its batch is B * num_samples, those of a
                 caption next to each other.
-            num_samples: how many are drawn a caption, all at once; the one with the largest cosine to the text embedding
-                is kept (section 2.2 draws two, and takes the dot product).
+            num_samples: how many are drawn a caption, all at once; the one nearest to the text embedding is kept (section 2.2
+                draws two), or with the largest margin to rivals.
+            rivals, against: text embeddings (C, D) of what is not meant, and of which captions, bool (B, C): see
+                `margins`. None: there are none.
         """
         batch = len(text["text_embed"])
         text, null, *parts = trimmed(*text_and_null(text, null_text, self.device), *(on(part, self.device) for part in parts))
@@ -112,5 +114,22 @@ class DiffusionPrior(Part):
             denoise, x_T, timesteps, self.schedule, noise=lambda x: next(later).to(x), callback=callback
         )
         embeds = (x_0 * self.std + self.mean).unflatten(0, (batch, num_samples))                          # (B, n, D)
-        nearness = F.cosine_similarity(embeds, text["text_embed"][:, None].to(embeds), dim=-1)            # (B, n)
-        return embeds[torch.arange(batch, device=embeds.device), nearness.argmax(dim=1)]
+        if rivals is not None:
+            rivals, against = rivals.to(embeds.device), against.to(embeds.device)
+        best = margins(embeds.float(), text["text_embed"].float(), rivals, against).argmax(dim=1)             # (B,)
+        return embeds[torch.arange(batch, device=embeds.device), best]
+
+
+def margins(image_embed, text_embed, rivals=None, against=None):
+    """How far n embeddings a caption, (B, n, D), are nearer to its text, (B, D), than to the nearest of its rivals: (B, n).
+
+    The cosine to the text, less the largest to a rival's; for a caption without rivals the cosine alone, as in section 2.2 of
+    Ramesh et al. 2022 (there the dot product). rivals: text embeddings (C, D); against: bool (B, C), which are a caption's.
+    """
+    image_embed = F.normalize(image_embed, dim=-1)
+    nearness = (image_embed * F.normalize(text_embed, dim=-1)[:, None]).sum(-1)                               # (B, n)
+    if rivals is None:
+        return nearness
+    others = image_embed @ F.normalize(rivals, dim=-1).T                                                      # (B, n, C)
+    nearest = others.masked_fill(~against[:, None], -torch.inf).amax(-1)
+    return nearness - torch.where(against.any(1)[:, None], nearest, 0.0)

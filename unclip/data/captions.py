@@ -108,6 +108,14 @@ class ClassCaptions:
         return self
 
     @classmethod
+    def read(cls, path, remedy):
+        """What `save` wrote. Raises UserError for a damaged file, with what to do about it."""
+        try:
+            return cls(**read_json(path)).checked()
+        except (ValueError, TypeError):
+            raise UserError(f"{path} is damaged: {remedy}") from None
+
+    @classmethod
     def of_folder(cls, folder):
         """The captions of a labelled data folder: `captions.json`, or else its `classnames.txt`.
 
@@ -117,10 +125,7 @@ class ClassCaptions:
         if not (folder / "classnames.txt").is_file():
             return None
         if (folder / "captions.json").is_file():
-            try:
-                return cls(**read_json(folder / "captions.json")).checked()
-            except (ValueError, TypeError):
-                raise UserError(f"{folder / 'captions.json'} is damaged: prepare the data again") from None
+            return cls.read(folder / "captions.json", "prepare the data again")
         names = read_lines(folder / "classnames.txt")
         return cls(names=[[n] for n in names], nouns=[[] for _ in names])
 

@@ -15,7 +15,7 @@ from ..data.texts import CaptionEncoder
 from ..decoder import Decoder
 from ..diffusion import SeededNoise
 from ..errors import UserError
-from ..model_index import begin_model, side_before, write_vocabulary
+from ..model_index import begin_model, side_before, write_classes, write_vocabulary
 from ..networks.prior_transformer import PriorTransformer
 from ..networks.unet import UNet
 from ..prior import DiffusionPrior
@@ -123,7 +123,7 @@ def led_text(path, config):
 
 
 def train_prior(path, overrides=()):
-    """Train a prior as a config says; writes OUT/prior."""
+    """Train a prior as a config says; writes OUT/prior and, of a labelled set, its classes."""
     config = load_config(PriorRun, path, overrides)
     clip = frozen_clip(config.clip)
     text = clip.encode_text([""])
@@ -137,7 +137,7 @@ def train_prior(path, overrides=()):
     if config.train.init_from is None:  # other weights come with the statistics that they were trained on
         model.set_statistics(source.image_embeds())
     val = source.validation()
-    begin(config, clip)
+    begin(config, clip, classes=source.class_captions)
     train(model, source.training(), val, config, metrics=lambda model: prior_cosine(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "prior"))  # fmt: skip
 
@@ -218,13 +218,15 @@ def sample_grid(decoder, batch):
     return grid([image for row in rows for image in row], columns, scale=max(1, 96 // decoder.image_size))
 
 
-def begin(config, clip, words=None):
+def begin(config, clip, words=None, classes=None):
     """Make the model folder, or see that it fits; the first process does, the others wait for it."""
     if process().is_main_process:
         named = config.clip
         begin_model(config.out, named.name, named.pretrained, named.unit_variance, clip.fingerprint())
         if words is not None:
             write_vocabulary(config.out, words)
+        if classes is not None:
+            write_classes(config.out, classes)
     process().wait_for_everyone()
 
 

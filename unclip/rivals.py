@@ -1,0 +1,56 @@
+"""What the picture of a prompt could be mistaken for: the classes that a model knows and that the prompt does not name."""
+
+import torch
+import torch.nn.functional as F
+
+from .data.captions import words_of
+
+TEMPLATE = "a photo of {a}."
+
+
+class Rivals:
+    """The classes of a model whose pictures are labelled, as CLIP reads their names.
+
+    An embedding that is near to "a photo of an ox" may be nearer still to "a photo of a bison", and its picture shows one.
+    So where the prior draws several, they are told apart by their margins to the prompt's rivals: see
+    `DiffusionPrior.sample`.
+
+    Args:
+        classes: ClassCaptions, of which names and nouns are read.
+        clip: a FrozenCLIP, which reads the names when they are first needed.
+    """
+
+    def __init__(self, classes, clip):
+        self.captions = [classes.caption(names[0], TEMPLATE) for names in classes.names]
+        self.clip, self.embed, self.named_by = clip, None, {}
+        for label in range(len(self.captions)):
+            for name in classes.concepts(label):
+                self.named_by.setdefault(tuple(words_of(name)), set()).add(label)
+        self.longest = max(map(len, self.named_by), default=0)
+
+    def of(self, prompts):
+        """The text embeddings of all C classes, (C, D), and which of them are rivals of each of B prompts, bool (B, C): those
+        that it does not name; none, where it names no class. (None, None), where no prompt names any."""
+        named = [self.named(prompt) for prompt in prompts]
+        if not any(named):
+            return None, None
+        if self.embed is None:
+            self.embed = F.normalize(self.clip.encode_text(self.captions).embed.float(), dim=-1)
+        against = torch.tensor([[bool(own) and label not in own for label in range(len(self.captions))] for own in named])
+        return self.embed, against.to(self.embed.device)
+
+    def named(self, prompt):
+        """The classes (numbers) that a prompt names, by a name or a noun above it, in the singular or with an s. Of the names
+        that begin at a word the longest counts: "a soda bottle" is no beer bottle."""
+        words, found, at = words_of(prompt), set(), 0
+        while at < len(words):
+            lengths = range(min(self.longest, len(words) - at), 0, -1)
+            length, labels = next(((n, labels) for n in lengths if (labels := self.called(words[at : at + n]))), (1, set()))
+            found, at = found | labels, at + length
+        return found
+
+    def called(self, words):
+        """The classes whose name these words are, the last perhaps in the plural."""
+        *first, last = words
+        forms = (last, last.removesuffix("s"), last.removesuffix("es"))
+        return next((labels for form in forms if (labels := self.named_by.get((*first, form)))), set())
