@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from unclip.clip import FrozenCLIP
 from unclip.config import check
+from unclip.data.captions import ClassCaptions
 from unclip.decoder import Decoder
 from unclip.errors import UserError
 from unclip.hub import load_clip
-from unclip.model_index import read_index, read_vocabulary
+from unclip.model_index import read_classes, read_index, read_vocabulary
 from unclip.pipeline import Settings
 from unclip.prior import DiffusionPrior
+from unclip.rivals import Rivals
 from unclip.upsampler import Upsampler
 
 from .mutations import damaged, texts_of, weights_of
@@ -71,6 +73,18 @@ def test_any_clip_folder_is_read_or_refused(watch, copy, cascade_files, data):
         return clip.encode_text(["a dog"]).embed
 
     read_or_refused(watch, read)
+
+
+CLASSES = json.dumps(vars(ClassCaptions(names=[["dog"], ["soda bottle", "bottle"]], nouns=[["animal"], []]))).encode()
+
+
+@given(data=st.data())
+def test_any_classes_are_read_or_refused(watch, copy, data):
+    folder = copy("classes.json", data.draw(st.one_of(texts_of(json.loads(CLASSES)), damaged(CLASSES))))
+    classes = read_or_refused(watch, lambda: read_classes(folder))
+    if classes is not None:  # what is read can be used
+        named = read_or_refused(watch, lambda: Rivals(classes, None).named("a photo of a dog and a bottle"))
+        assert named is None or named <= set(range(len(classes.names)))
 
 
 @given(data=st.data())

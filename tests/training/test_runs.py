@@ -10,9 +10,11 @@ from data.pictures import captioned_tar, png, write_tar
 from safetensors.torch import load_file
 
 from unclip.clip import FrozenCLIP
+from unclip.data.captions import ClassCaptions
 from unclip.data.embeddings import read_embeddings
 from unclip.decoder import Decoder
 from unclip.errors import UserError
+from unclip.model_index import read_classes
 from unclip.pipeline import UnCLIP
 from unclip.prior import DiffusionPrior
 from unclip.training import runs
@@ -65,6 +67,7 @@ def test_prior_and_decoder_make_a_model(write, tmp_path, in_memory, capsys):
     runs.train_decoder(write("decoder", data={"in_memory": in_memory}))
     images = UnCLIP.from_pretrained(tmp_path / "out")("picture 3", num_inference_steps=1, prior_num_inference_steps=1)
     assert images[0].size == (SIDE, SIDE)
+    assert not (tmp_path / "out" / "classes.json").exists()  # these pictures have captions of their own
     trained = DiffusionPrior.from_pretrained(tmp_path / "out" / "prior")
     assert (trained.transformer.text_dim, trained.transformer.text_length, trained.embed_dim) == (TEXT_WIDTH, TEXT_LENGTH, D)
     kept = yaml.safe_load((tmp_path / "run-prior" / "config.yaml").read_text())["model"]
@@ -81,6 +84,19 @@ def test_prior_and_decoder_make_a_model(write, tmp_path, in_memory, capsys):
     # what was saved as the run's config is a config: it runs again
     runs.train_prior(tmp_path / "run-prior" / "config.yaml", ["train.steps=3"])
     assert len((tmp_path / "run-prior" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_prior_of_a_labelled_set_leaves_its_classes(write, tmp_path):
+    folder = tmp_path / "labelled"
+    files = [(f"{k:03d}.{kind}", content) for k in range(40) for kind, content in (("png", png(k)), ("cls", b"%d" % (k % 2)))]
+    write_tar(folder / "train" / "0.tar", files)
+    (folder / "classnames.txt").write_text("dog\nred car\n")
+    runs.train_prior(write("prior", data={"folder": str(folder)}))
+    known = read_classes(tmp_path / "out")
+    assert known == ClassCaptions.of_folder(folder) and known.names == [["dog"], ["red car"]]
+    runs.train_decoder(write("decoder", data={"folder": str(folder)}))
+    model = UnCLIP.from_pretrained(tmp_path / "out")
+    assert model.texts(["two dogs", "a house"]).against.tolist() == [[False, True], [False, False]]
 
 
 def test_a_streamed_prior_reads_the_texts_that_embed_wrote(
