@@ -92,14 +92,13 @@ def one_of(value, number):
 class Texts(NamedTuple):
     """B prompts as CLIP reads them, in text keys. text: (B, ...), whole; null: (1, ...), of the empty caption or the
     negative prompt; parts: of each of K parts, (B, ...), where prompts have weights, and weights: (K, B), 0 for a part that
-    a prompt lacks; rivals, against: as `Rivals.of` gives them."""
+    a prompt lacks; prompts: B strings."""
 
     text: dict
     null: dict
     parts: tuple = ()
     weights: Optional[torch.Tensor] = None
-    rivals: Optional[torch.Tensor] = None
-    against: Optional[torch.Tensor] = None
+    prompts: tuple = ()
 
 
 class UnCLIP(Manipulations):
@@ -295,28 +294,36 @@ class UnCLIP(Manipulations):
         distinct = list(dict.fromkeys([*map(str, prompts), *(part for p in of for part in p.parts)]))
         with self.running(self.clip):
             encoded = self.clip.encode_text([*distinct, negative]).batch()
-            rivals = (None, None) if self.rivals is None else self.rivals.of(list(map(str, prompts)))
 
         def rows(captions):
             chosen = torch.tensor([distinct.index(c) for c in captions])
             return {k: v[chosen] for k, v in encoded.items()}
 
-        text, null = rows(map(str, prompts)), {k: v[-1:] for k, v in encoded.items()}
+        whole = tuple(map(str, prompts))
+        text, null = rows(whole), {k: v[-1:] for k, v in encoded.items()}
         if not composed:
-            return Texts(text, null, (), None, *rivals)
+            return Texts(text, null, prompts=whole)
         most = range(max(len(p.parts) for p in of))
         parts = tuple(rows(p.parts[min(k, len(p.parts) - 1)] for p in of) for k in most)
         weights = torch.tensor([[p.weights[k] if k < len(p.parts) else 0.0 for p in of] for k in most])
-        return Texts(text, null, parts, weights, *rivals)
+        return Texts(text, null, parts, weights, whole)
 
     def image_embeddings(self, texts, seeds, settings, callback=None):
         """The image embeddings (B, D) that the prior draws for `Texts` of B prompts with B seeds.
 
         callback: see diffusion/samplers.py.
         """
+        rivals = None, None
+        if self.rivals is not None and settings.prior_num_samples > 1:
+            with self.running(self.clip):
+                rivals = self.rivals.of(texts.prompts)
         with self.running(self.prior):
             return self.prior.sample(
-                *texts,
+                texts.text,
+                texts.null,
+                texts.parts,
+                texts.weights,
+                *rivals,
                 noise=SeededNoise([2 * s for s in seeds]),
                 num_inference_steps=settings.prior_num_inference_steps,
                 guidance_scale=settings.prior_guidance_scale,

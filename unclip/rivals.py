@@ -1,9 +1,9 @@
 """What the picture of a prompt could be mistaken for: the classes that a model knows and that the prompt does not name."""
 
 import torch
-import torch.nn.functional as F
 
 from .data.captions import words_of
+from .data.texts import mean_texts
 
 TEMPLATE = "a photo of {a}."
 
@@ -26,16 +26,16 @@ class Rivals:
         for label in range(len(self.captions)):
             for name in classes.concepts(label):
                 self.named_by.setdefault(tuple(words_of(name)), set()).add(label)
-        self.longest = max(map(len, self.named_by), default=0)
+        self.longest = max([1, *map(len, self.named_by)])
 
     def of(self, prompts):
-        """The text embeddings of all C classes, (C, D), and which of them are rivals of each of B prompts, bool (B, C): those
+        """The text directions of all C classes, (C, D), and which of them are rivals of each of B prompts, bool (B, C): those
         that it does not name; none, where it names no class. (None, None), where no prompt names any."""
         named = [self.named(prompt) for prompt in prompts]
         if not any(named):
             return None, None
         if self.embed is None:
-            self.embed = F.normalize(self.clip.encode_text(self.captions).embed.float(), dim=-1)
+            self.embed = mean_texts([[caption] for caption in self.captions], self.clip)
         against = torch.tensor([[bool(own) and label not in own for label in range(len(self.captions))] for own in named])
         return self.embed, against.to(self.embed.device)
 
@@ -44,9 +44,11 @@ class Rivals:
         that begin at a word the longest counts: "a soda bottle" is no beer bottle."""
         words, found, at = words_of(prompt), set(), 0
         while at < len(words):
-            lengths = range(min(self.longest, len(words) - at), 0, -1)
-            length, labels = next(((n, labels) for n in lengths if (labels := self.called(words[at : at + n]))), (1, set()))
-            found, at = found | labels, at + length
+            for length in range(min(self.longest, len(words) - at), 0, -1):  # ends at 1, where nothing is found
+                if labels := self.called(words[at : at + length]):
+                    found |= labels
+                    break
+            at += length
         return found
 
     def called(self, words):

@@ -96,7 +96,7 @@ def test_a_prior_of_a_labelled_set_leaves_its_classes(write, tmp_path):
     assert known == ClassCaptions.of_folder(folder) and known.names == [["dog"], ["red car"]]
     runs.train_decoder(write("decoder", data={"folder": str(folder)}))
     model = UnCLIP.from_pretrained(tmp_path / "out")
-    assert model.texts(["two dogs", "a house"]).against.tolist() == [[False, True], [False, False]]
+    assert model.rivals.of(model.texts(["two dogs", "a house"]).prompts)[1].tolist() == [[False, True], [False, False]]
 
 
 def test_a_streamed_prior_reads_the_texts_that_embed_wrote(
