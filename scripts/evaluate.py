@@ -10,7 +10,7 @@ Writes report.json, report.md, a contact sheet, and a curve a sweep. Distances, 
 features of the model's own CLIP, whose verdict flatters a model that was guided by it; --judge names another CLIP.
 Both sides have as many pictures as are drawn, or half of the real ones. Published FIDs: --features inception --all-real
 --num-images 50000 --rounds 10 (slow), with the --data and --split that they name. What --sweep can vary:
-num_inference_steps, guidance_scale, sampler, prior_num_inference_steps, prior_guidance_scale, prior_num_samples,
+num_inference_steps, guidance_scale, sampler, num_samples, prior_num_inference_steps, prior_guidance_scale, prior_num_samples,
 prior_sampler, upsampler_num_inference_steps, upsampler_noise_level, upsampler_grain, upsampler_blur.
 """
 

@@ -15,7 +15,7 @@ from unclip.diffusion import SeededNoise
 from unclip.errors import UserError
 from unclip.openclip.building import build_clip, save_clip
 from unclip.pipeline import Settings, UnCLIP
-from unclip.seeds import MAX_SEED
+from unclip.seeds import MAX_SEED, several
 
 
 def draw(model, prompts="a photo of a dog", num_images=1, seed=0, batch_size=16, **settings):
@@ -104,6 +104,37 @@ def test_a_prompts_embedding_is_told_from_other_classes(model):
     assert dog != cosines[:, 0, 0].argmax()  # else the test could not tell the margin from nearness
 
 
+def test_of_several_pictures_the_one_is_kept_that_is_told_best_from_other_classes(model):
+    classes = ClassCaptions(names=[["dog"], ["cat"], ["bridge"]], nouns=[[], [], []])
+    knowing = UnCLIP(model.clip, model.prior, model.decoder, model.defaults, classes=classes)
+    prompts, seeds = ["a dog", "a red car"], [5, 6]
+    captions = [*prompts, *(f"a photo of a {name}." for name in ("dog", "cat", "bridge"))]
+    text = F.normalize(model.clip.encode_text(captions).embed, dim=-1)
+    one_by_one = torch.stack([
+        torch.cat([draw(knowing, prompt, seed=s) for prompt, s in zip(prompts, each)]) for each in several(seeds, 8)
+    ])  # (8, 2, 3, S, S)
+    seen = F.normalize(model.clip.encode_image(one_by_one.flatten(0, 1)), dim=-1).unflatten(0, (8, 2)) @ text.T
+    dog, car = (seen[:, 0, 0] - seen[:, 0, 3:].amax(-1)).argmax(), seen[:, 1, 1].argmax()
+    kept = knowing.sample_each(list(zip(prompts, seeds)), knowing.settings(num_samples=8))
+    torch.testing.assert_close(kept, torch.stack([one_by_one[dog, 0], one_by_one[car, 1]]), rtol=0, atol=1e-4)
+    assert dog != seen[:, 0, 0].argmax() and {int(dog), int(car)} != {0}  # else this could not tell the margin
+
+
+def test_several_pictures_are_of_different_seeds_and_the_first_of_its_own():
+    first, *others = several([5, 6], 4)
+    assert first == [5, 6]
+    assert len({seed for each in (first, *others) for seed in each}) == 8
+    assert others == list(several([5, 6], 9))[1:4]  # the same, however many are drawn
+    assert all(0 <= seed <= MAX_SEED for each in others for seed in each)
+
+
+def test_what_is_drawn_from_given_embeddings_or_pictures_is_drawn_once(model):
+    image = Image.new("RGB", (8, 8), "red")
+    for method, given in [("vary", (image,)), ("redraw", (image, "a dog"))]:
+        one, many = (getattr(model, method)(*given, num_images=2, num_samples=n) for n in (1, 3))
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(one, many))
+
+
 def test_a_decoder_that_reads_the_caption(model, make_decoder):
     reading = UnCLIP(model.clip, model.prior, make_decoder(text_dim=16), model.defaults)
     torch.nn.init.zeros_(reading.decoder.image_to_time.weight)
@@ -121,10 +152,11 @@ def test_half_precision(model_files, model, dtype):
     assert (image - full).norm() < 0.15 * full.norm()
 
 
-def test_progress_rises_to_exactly_one(model):
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_progress_rises_to_exactly_one(model, num_samples):
     seen = []
-    model("a dog", num_images=5, batch_size=2, callback=lambda step: seen.append(step.share))
-    steps = 2 + 3  # of the prior, which draws its samples at once, and of the decoder
+    model("a dog", num_images=5, batch_size=2, num_samples=num_samples, callback=lambda step: seen.append(step.share))
+    steps = num_samples * (2 + 3)  # of the prior, which draws its samples at once, and of the decoder
     assert len(seen) == steps * 3  # three batches
     assert seen == sorted(seen) and len(set(seen)) == len(seen)
     assert seen[0] == pytest.approx(2 / (5 * steps)) and seen[-1] == 1

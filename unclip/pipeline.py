@@ -15,11 +15,11 @@ from .errors import UserError, nearest
 from .hub import load_clip, model_folder
 from .manipulations import Manipulations
 from .model_index import INDEX, read_classes, read_index, read_vocabulary, upsampler_folders
-from .prior import DiffusionPrior
+from .prior import DiffusionPrior, margins
 from .progress import Progress
 from .prompts import Composition, checked, notes, parsed, plain
 from .rivals import Rivals
-from .seeds import seeds_from
+from .seeds import seeds_from, several
 from .upsampler import Upsampler
 
 
@@ -32,6 +32,8 @@ class Settings(Strict):
 
     num_inference_steps, guidance_scale: of the decoder, which is guided from guidance_start to guidance_end, shares of the
     way from noise (0) to picture (1); sampler: of decoder and upsamplers; eta: of the sampler ddim.
+    num_samples: how many pictures the decoder draws for each that is wanted of a prompt alone, each of an embedding of its own;
+    the one is kept that CLIP finds nearest to the text, or with the largest margin, as below. The others are not enlarged.
     negative_prompt: what guidance leads away from, in the place of the empty caption. prior_...: of the prior;
     prior_num_samples: how many embeddings it draws a picture, of which the one nearest to the text is kept, or, for a prompt that
     names a class of the model, the one with the largest margin to the other classes.
@@ -45,6 +47,7 @@ class Settings(Strict):
     guidance_scale: float = Field(2.0, allow_inf_nan=False)
     guidance_start: float = Field(0.0, ge=0, le=1)
     guidance_end: float = Field(1.0, ge=0, le=1)
+    num_samples: int = Field(1, ge=1, le=1000)
     prior_num_inference_steps: int = Field(25, ge=1)
     prior_guidance_scale: float = Field(1.0, allow_inf_nan=False)
     prior_num_samples: int = Field(2, ge=1, le=1000)
@@ -260,25 +263,23 @@ class UnCLIP(Manipulations):
         decoder_guides = settings.guidance_scale != 1
         if negative and not (decoder_guides or (image_embed is None and settings.prior_guidance_scale != 1)):
             raise UserError("a negative prompt does nothing without guidance: raise guidance_scale above 1")
+        number = settings.num_samples if image_embed is None and base is None else 1
         steps = self.decoder.num_steps(settings.num_inference_steps, base)
-        steps += sum(u.num_steps(settings.upsampler_steps(k), s) for k, (u, s) in enumerate(zip(upsamplers, larger)))
         steps += settings.prior_num_inference_steps * ((image_embed is None) + bool(negative and decoder_guides))
+        steps *= number
+        steps += sum(u.num_steps(settings.upsampler_steps(k), s) for k, (u, s) in enumerate(zip(upsamplers, larger)))
         progress = Progress(callback, len(jobs) * steps)
         images = []
         for first in range(0, len(jobs), batch_size):
             prompts, seeds = zip(*jobs[first : first + batch_size])
             last = first + len(seeds)
             report = progress.of(range(first, last))
-            texts, null_embed = self.texts(prompts, negative), None
-            if negative and decoder_guides:
-                away = self.texts([negative] * len(seeds))
-                null_embed = self.image_embeddings(away, seeds, settings, callback=report("prior"))
-            if image_embed is None:
-                embeds = self.image_embeddings(texts, seeds, settings, callback=report("prior"))
-            else:
-                embeds = image_embed[first:last]
+            texts = self.texts(prompts, negative)
+            away = self.texts([negative] * len(seeds)) if negative and decoder_guides else None
+            given = None if image_embed is None else image_embed[first:last]
             start = base and base.rows(first, last)
-            drawn = self.decode(embeds, texts, seeds, settings, null_embed, start, callback=report("base"))
+            draws = (self.base(given, texts, away, of, settings, start, report) for of in several(seeds, number))
+            embeds, drawn = next(draws) if number == 1 else self.kept(draws, texts)
             for k, (upsampler, start) in enumerate(zip(upsamplers, larger)):
                 noise = SeededNoise([random.Random(f"upsampler {k} of {s}").getrandbits(32) for s in seeds])
                 start = start and start.rows(first, last)
@@ -308,15 +309,39 @@ class UnCLIP(Manipulations):
         weights = torch.tensor([[p.weights[k] if k < len(p.parts) else 0.0 for p in of] for k in most])
         return Texts(text, null, parts, weights, whole)
 
+    def rivals_of(self, texts):
+        """What the pictures of `Texts` could be mistaken for: see `Rivals.of`; (None, None) for a model without classes."""
+        if self.rivals is None:
+            return None, None
+        with self.running(self.clip):
+            return self.rivals.of(texts.prompts)
+
+    def base(self, image_embed, texts, away, seeds, settings, start, report):
+        """B pictures of the decoder, (B, 3, S, S), and the image embeddings (B, D) that they are drawn from.
+
+        image_embed: these; None: the prior draws them. away: `Texts` of what guidance leads away from, or None; start: a Start
+        or None; report: from a stage's name to its callback.
+        """
+        null_embed = away and self.image_embeddings(away, seeds, settings, callback=report("prior"))
+        if image_embed is None:
+            image_embed = self.image_embeddings(texts, seeds, settings, callback=report("prior"))
+        images = self.decode(image_embed, texts, seeds, settings, null_embed, start, callback=report("base"))
+        return image_embed, images
+
+    def kept(self, draws, texts):
+        """Of several draws of B pictures, each as `base` gives them, for each picture the one with the largest margin."""
+        embeds, images = (torch.stack(each, dim=1) for each in zip(*draws))                       # (B, n, D), (B, n, 3, S, S)
+        with self.running(self.clip):
+            seen = self.clip.encode_image(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])        # (B, n, D)
+        best = margins(seen, texts.text["text_embed"].float(), *self.rivals_of(texts)).argmax(dim=1)          # (B,)
+        return tuple(each[torch.arange(len(best), device=each.device), best.to(each.device)] for each in (embeds, images))
+
     def image_embeddings(self, texts, seeds, settings, callback=None):
         """The image embeddings (B, D) that the prior draws for `Texts` of B prompts with B seeds.
 
         callback: see diffusion/samplers.py.
         """
-        rivals = None, None
-        if self.rivals is not None and settings.prior_num_samples > 1:
-            with self.running(self.clip):
-                rivals = self.rivals.of(texts.prompts)
+        rivals = self.rivals_of(texts) if settings.prior_num_samples > 1 else (None, None)
         with self.running(self.prior):
             return self.prior.sample(
                 texts.text,

@@ -1,5 +1,6 @@
 """Which seeds pictures are drawn with."""
 
+import random
 from numbers import Integral
 
 from .errors import UserError
@@ -33,3 +34,10 @@ def one_seed(seed):
     if not isinstance(seed, Integral):
         raise UserError(f"{len(seed)} seeds: all frames share one, give that")
     return seeds_from(seed, 1)[0]
+
+
+def several(seeds, number):
+    """The seeds of each of `number` draws of pictures: first their own, then others that follow from these."""
+    yield seeds
+    for k in range(1, number):
+        yield [random.Random(f"sample {k} of {s}").randint(0, MAX_SEED) for s in seeds]
