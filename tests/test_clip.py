@@ -35,6 +35,11 @@ OWN = {
         "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
         "text_cfg": TEXT,
     },
+    "clip, plain image tower": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "timm_model_name": "cs3darknet_s", "timm_pool": "", "timm_proj": "linear"},
+        "text_cfg": TEXT,
+    },
     "clip, timm": {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear"},
@@ -132,6 +137,12 @@ def simple(tmp_path_factory):
     return new_clip(OWN["clip"], tmp_path_factory.mktemp("clip") / "model")
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Both towers are plain."""
+    return new_clip(OWN["clip, plain image tower"], tmp_path_factory.mktemp("clip") / "model")
+
+
 def test_the_weights_that_were_saved_are_those_that_are_used(clip, folder):
     state = clip.model.state_dict()
     saved = load_file(folder / "open_clip_model.safetensors")
@@ -151,25 +162,40 @@ def test_embeddings_equal_those_of_plain_open_clip(clip, plain):
     torch.testing.assert_close(clip.encode_image(floats), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_plain_text_towers_are_read_without_the_image_tower(folder, clip):
-    """OpenCLIP's settings of a text tower that are no more than sizes, whatever the image tower."""
+def test_plain_towers_are_read_without_the_rest(folder, clip):
+    """OpenCLIP's settings of a text tower that are no more than sizes, and of the image tower that we have."""
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     plain = set(config) == {"embed_dim", "vision_cfg", "text_cfg"} and set(config["text_cfg"]) == set(TEXT)
+    sees = plain and config["vision_cfg"].get("timm_model_name") == "cs3darknet_s"
     fresh = FrozenCLIP(folder)
     before = fresh.encode_text(CAPTIONS), fresh.fingerprint()
     assert set(fresh._held) == ({"text"} if plain else {"model"})
-    assert fresh.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16) and "model" in fresh._held
+    assert fresh.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16)
+    assert fresh.image_size == 32 and fresh.pixel_stats == STATS and set(fresh.whole()._held) - {"text"} == {"image" if sees else "model"}
     assert torch.equal(fresh.encode_text(CAPTIONS).embed, before[0].embed) and fresh.fingerprint() == before[1]
     torch.testing.assert_close(fresh.model.state_dict(), clip.model.state_dict())
+    assert fresh.logit_scale() == pytest.approx(fresh.model.logit_scale.exp().item())
 
 
-def test_a_tower_that_was_moved_takes_the_image_tower_along(simple):
-    half = FrozenCLIP(simple).to(torch.bfloat16)
-    assert "model" not in half._held
-    image = torch.rand(1, 3, 32, 32)
-    assert half.encode_image(image).dtype == torch.bfloat16
-    full = FrozenCLIP(simple).encode_image(image)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("kind", ["simple", "small"])
+def test_a_tower_that_was_moved_takes_the_image_tower_along(kind, before, request):
+    folder, image = request.getfixturevalue(kind), torch.rand(1, 3, 32, 32)
+    half = FrozenCLIP(folder)
+    assert set(half._held) == {"text"}
+    if before:
+        half.whole()
+    assert half.to(torch.bfloat16).encode_image(image).dtype == torch.bfloat16
+    full = FrozenCLIP(folder).encode_image(image)
     assert torch.cosine_similarity(half.encode_image(image).float(), full).item() > 0.99
+
+
+def test_what_was_read_whole_outlives_its_folder(small, tmp_path):
+    """Whoever ships another model while this one draws."""
+    clip, pictures = FrozenCLIP(shutil.copytree(small, tmp_path / "copy")).whole(), torch.rand(2, 3, 40, 40)
+    shutil.rmtree(tmp_path / "copy")
+    kept = FrozenCLIP(small)
+    assert torch.equal(clip.encode_image(pictures), kept.encode_image(pictures)) and clip.logit_scale() == kept.logit_scale()
 
 
 @torch.no_grad()
@@ -415,6 +441,40 @@ def test_unfinished_folders_end_in_one_line(simple, tmp_path):
         lame.encode_image(torch.zeros(1, 3, 32, 32))
     (tmp_path / "open_clip_model.safetensors").write_bytes(weights)
     assert FrozenCLIP(tmp_path).embed_dim == 16
+
+
+@pytest.mark.parametrize("ask", [
+    FrozenCLIP.whole, lambda clip: clip.encode_image(torch.zeros(1, 3, 32, 32)),
+    lambda clip: clip.encode_image([Image.new("RGB", (40, 32))]), lambda clip: clip.image_size, lambda clip: clip.pixel_stats,
+])  # fmt: skip
+@pytest.mark.parametrize("weight, value, says", [
+    ("head.proj.weight", None, "it lacks projection.weight"),
+    ("trunk.stages.1.conv_down.bn.running_var", torch.ones(3), "stages.1.down.variance is 3 and not 64"),
+    ("trunk.stem.conv1.bn.bias", torch.ones(16, dtype=torch.int32), "stem.0.shift is of I32"),
+    ("trunk.head.fc.weight", torch.ones(3), "it has head.fc.weight besides"),
+])  # fmt: skip
+def test_a_plain_image_tower_of_a_misfit_folder_ends_in_one_line(small, tmp_path, ask, weight, value, says):
+    folder = shutil.copytree(small, tmp_path / "copy")
+    state = load_file(folder / "open_clip_model.safetensors")
+    others = {key: tensor for key, tensor in state.items() if key != f"visual.{weight}"}
+    save_file(others | ({} if value is None else {f"visual.{weight}": value}), folder / "open_clip_model.safetensors")
+    clip = FrozenCLIP(folder)
+    assert clip.encode_text(["a dog"]).embed.shape == (1, 16)  # all that is read until a picture comes
+    with pytest.raises(UserError, match=f"does not fit its open_clip_config.json: {says}") as caught:
+        ask(clip)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, torch.ones(3)])
+def test_a_temperature_that_is_no_number_ends_in_one_line(small, tmp_path, value):
+    folder = shutil.copytree(small, tmp_path / "copy")
+    state = load_file(folder / "open_clip_model.safetensors")
+    del state["logit_scale"]
+    save_file(state | ({} if value is None else {"logit_scale": value}), folder / "open_clip_model.safetensors")
+    for ask in (FrozenCLIP.logit_scale, FrozenCLIP.whole):
+        with pytest.raises(UserError, match="cannot load CLIP") as caught:
+            ask(FrozenCLIP(folder))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_hub_model_without_weights_is_refused(monkeypatch):

@@ -13,6 +13,7 @@ import unclip
 from unclip.data.images import square
 from unclip.files import read_lines
 from unclip.hub import POCKET
+from unclip.openclip.library import import_open_clip
 from unclip.zero_shot import TEMPLATES, ZeroShotClassifier
 
 MEGABYTE = 2**20
@@ -63,6 +64,20 @@ def test_a_prompt_longer_than_the_context_is_cut_and_drawn(pocket):
 def test_no_two_concepts_are_the_same_to_its_clip(pocket, concepts):
     weights = ZeroShotClassifier(pocket.clip, concepts, TEMPLATES).weights
     assert (weights @ weights.T - torch.eye(len(concepts))).max() < 0.99
+
+
+@torch.no_grad()
+def test_its_clip_sees_what_open_clip_sees(pocket):
+    """Its image tower is read without it."""
+    model, _, preprocess = import_open_clip().create_model_and_transforms(f"local-dir:{POCKET / 'clip'}")
+    with Image.open(PHOTOGRAPH) as cat:
+        views = [square(cat, side) for side in (96, 128, 300)]
+    expected = model.eval().encode_image(torch.stack([preprocess(view) for view in views]))
+    expected = torch.nn.functional.normalize(expected, dim=-1) * expected.shape[-1] ** 0.5
+    torch.testing.assert_close(pocket.clip.encode_image(views[:1]), expected[:1], rtol=1e-5, atol=1e-5)
+    assert torch.cosine_similarity(pocket.clip.encode_image(views), expected).min() > 0.999  # their scaling rounds otherwise
+    assert pocket.clip.logit_scale() == pytest.approx(model.logit_scale.exp().item())
+    assert set(pocket.clip._held) == {"text", "image"}
 
 
 @pytest.fixture(scope="module")

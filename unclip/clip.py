@@ -1,7 +1,7 @@
 """CLIP, frozen: what it says of captions and pictures.
 
-OpenCLIP takes longer to import than a picture to draw, so a folder whose text tower is plain is read without it, and OpenCLIP
-is called in, through `openclip/library.py` alone, when something else is asked for, such as the image tower.
+OpenCLIP takes longer to import than a picture to draw, so a folder whose towers are plain is read without it, and OpenCLIP is
+called in, through `openclip/library.py` alone, for everything else, such as an image tower of another kind.
 
 Embedding convention: `encode_text` and `encode_image` return the pooled embedding as OpenCLIP computes it. With
 `unit_variance=True` it is L2-normalised and multiplied by sqrt(D), so that its entries have a mean square of 1: what
@@ -46,8 +46,8 @@ class TextEncoding:
 class FrozenCLIP(nn.Module):
     """An OpenCLIP model that only looks: eval mode, no gradients, absent from `parameters()` and `state_dict()`.
 
-    Of a `PlainFolder` the text tower is read now, and OpenCLIP's whole `model` when it is first asked for; that may raise
-    what is said below of loading.
+    Of a `PlainFolder` the text tower is read now, and the image tower, or OpenCLIP's whole `model` where that is not plain,
+    when it is first asked for; that may raise what is said below of loading.
 
     Args:
         name: what `open_clip.create_model` takes: an architecture ("ViT-L-14"), "hf-hub:...", "local-dir:...", or a
@@ -104,22 +104,34 @@ class FrozenCLIP(nn.Module):
 
     @property
     def model(self):
-        """OpenCLIP's model; loaded now, where the text tower was enough so far."""
+        """OpenCLIP's model; loaded now, where the towers were enough so far."""
         if "model" not in self._held:
             self._held["model"] = self._load().to(self.device, self.dtype)
         return self._held["model"]
 
     def whole(self):
-        """Itself, with the image tower loaded now and not when it is first asked for."""
-        self.model
+        """Itself, with all of it loaded now and not when it is first asked for."""
+        if self._image_tower is None:
+            self.model
+        self.logit_scale()
         return self
 
     @property
+    def _image_tower(self):
+        """The image tower where it is plain; loaded now, where the text tower was enough so far. None: `model` has it."""
+        if "image" not in self._held and self._plain and self._plain.image_is_plain:
+            with refusals(self._what):
+                self._held["image"] = self._plain.image_tower(self.device).to(self.dtype)
+        return self._held.get("image")
+
+    @property
     def image_size(self):
-        return square_side(self.model.visual.image_size)
+        return self._plain.image_size if self._image_tower else square_side(self.model.visual.image_size)
 
     @property
     def pixel_stats(self):
+        if self._image_tower:
+            return self._plain.pixel_stats
         return tuple(self.model.visual.image_mean), tuple(self.model.visual.image_std)
 
     def _apply(self, fn, *args, **kwargs):
@@ -205,7 +217,8 @@ class FrozenCLIP(nn.Module):
                 images = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
             images = to_float(torch.stack([to_uint8(square(image, size)) for image in images]))
         pixels = self.preprocess(images.to(self.device)).to(self.dtype)
-        return self._scaled(self.model.encode_image(pixels, normalize=False))
+        tower = self._image_tower or functools.partial(self.model.encode_image, normalize=False)
+        return self._scaled(tower(pixels))
 
     def preprocess(self, images):
         """Float (B, 3, H, W) in [-1, 1] -> what the image tower takes: its size, its mean and deviation."""
@@ -214,7 +227,13 @@ class FrozenCLIP(nn.Module):
 
     def logit_scale(self):
         """The learned inverse temperature of the softmax over cosines."""
-        return self.model.logit_scale.exp().item()
+        return self._logit_scale if self._plain else self.model.logit_scale.exp().item()
+
+    @functools.cached_property
+    def _logit_scale(self):
+        """That of a plain folder, which may be replaced once it has been read."""
+        with refusals(self._what):
+            return self._plain.logit_scale()
 
     def _scaled(self, embed):
         if not self.unit_variance:

@@ -2,9 +2,11 @@ import ast
 import logging
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 from unclip.clip import FrozenCLIP
+from unclip.hub import POCKET
 from unclip.openclip.library import import_open_clip, refusals
 from unclip.operators import declare_operators
 
@@ -24,21 +26,40 @@ def test_one_file_imports_open_clip():
     assert [str(file.relative_to(REPO)) for file in files if imports(file)] == ["unclip/openclip/library.py"]
 
 
+def imported(code):
+    """What a new process prints that runs `code`, in which `loaded()` is what it has imported of OpenCLIP and its kin."""
+    loaded = "import sys\nloaded = lambda: sorted({'open_clip', 'timm', 'torchvision', 'transformers'} & set(sys.modules))\n"
+    done = subprocess.run([sys.executable, "-c", loaded + textwrap.dedent(code)], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def test_no_module_imports_open_clip_before_it_is_asked_to(model_files):
     """Nor does what a caption needs: the names of a folder, its text tower, the tokenizer."""
-    code = f"""if True:
-        import sys
+    before, after = imported(f"""
         from unclip import contrastive
         from unclip.clip import FrozenCLIP
         from unclip.openclip import building, folder, library, names, tokenizer
         clip = FrozenCLIP({str(model_files / "clip")!r})
         clip.encode_text(["a dog"]), clip.fingerprint()
-        print("open_clip" in sys.modules)
+        print(loaded())
         clip.model
-        print("open_clip" in sys.modules)
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
-    assert done.stdout == "False\nTrue\n", done.stderr
+        print(loaded())
+    """)
+    assert before == "[]" and "open_clip" in after
+
+
+def test_nor_does_what_a_picture_needs_of_the_clip_that_ships():
+    """All that it says of captions and pictures, and how near they are."""
+    assert imported(f"""
+        import torch
+        from PIL import Image
+        from unclip.clip import FrozenCLIP
+        clip = FrozenCLIP({str(POCKET / "clip")!r}, unit_variance=True)
+        clip.encode_image(torch.zeros(1, 3, 128, 128)), clip.encode_image([Image.new("RGB", (90, 70))]), clip.image_fingerprint()
+        clip.whole().logit_scale(), clip.encode_text(["a dog"])
+        print(loaded())
+    """) == ["[]"]
 
 
 def test_loading_leaves_logging_as_it_was(model_files, caplog):

@@ -1,4 +1,4 @@
-"""A CLIP on disk, as OpenCLIP lays it out; its text tower, where that is plain, is read without OpenCLIP."""
+"""A CLIP on disk, as OpenCLIP lays it out; its towers, where they are plain, are read without OpenCLIP."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from safetensors import safe_open
 from ..bare import bare
 from ..errors import UserError
 from ..files import read_json
+from ..networks.image_tower import CSPDARKNETS, ImageTower
 from ..networks.text_tower import TextTower
 from ..part import difference, placed
 
@@ -28,6 +29,24 @@ TEXT_NAMES = {  # parts of the names of its weights, in OpenCLIP's CLIP and in `
     "mlp.c_fc": "mlp_in",
     "mlp.c_proj": "mlp_out",
 }
+IMAGE_SETTINGS = {"timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"}  # beside a name and a size
+IMAGE_NAMES = {  # parts of the names of its weights, in OpenCLIP's wrapper of timm's CSPDarknet and in `ImageTower`
+    "visual.trunk.": "",
+    "visual.head.proj": "projection",
+    "stem.conv1": "stem.0",
+    "stem.conv2": "stem.1",
+    "conv_down": "down",
+    "conv_exp": "expand",
+    "conv_transition": "merge",
+    "conv1": "conv_1",
+    "conv2": "conv_2",
+    "bn.weight": "scale",
+    "bn.bias": "shift",
+    "bn.running_mean": "mean",
+    "bn.running_var": "variance",
+}
+LARGEST_VIEW = 2048  # the side that pictures are scaled to
+COUNTER = "num_batches_tracked"  # of a batch norm: tells training how far it is, and nobody else
 
 
 class PlainFolder(NamedTuple):
@@ -42,6 +61,11 @@ class PlainFolder(NamedTuple):
         with safe_open(self.file, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}
 
+    def logit_scale(self):
+        """As FrozenCLIP's. Raises some Exception where the file has no such number."""
+        with safe_open(self.file, framework="pt") as file:
+            return file.get_tensor("logit_scale").float().exp().item()
+
     def text_tower(self, device):
         """A `TextTower` in float32 with the folder's weights, which are read alone, and once they are known to fit.
 
@@ -51,10 +75,48 @@ class PlainFolder(NamedTuple):
         """
         if self.model["text_cfg"]["vocab_size"] < VOCABULARY:
             raise UserError(f"{self.file}: its text tower knows fewer tokens than CLIP has, {VOCABULARY:,}: copy it again")
+        options = {"embed_dim": self.model["embed_dim"], **self.model["text_cfg"]}
+        return self._filled(TextTower, options, text_name, device)
+
+    @property
+    def image_is_plain(self):
+        """Whether its image tower is one of `CSPDARKNETS`, with no other settings, and told how pixels are scaled."""
+        vision = self.model["vision_cfg"]
+        if not isinstance(vision, dict):
+            return False
+        named = {"timm_model_pretrained": False, **vision}
+        name, size = named.pop("timm_model_name", None), named.pop("image_size", None)
+        known = isinstance(name, str) and name in CSPDARKNETS and type(size) is int and named == IMAGE_SETTINGS
+        return known and all(is_color(self.preprocess.get(key)) for key in ("mean", "std"))
+
+    @property
+    def image_size(self):
+        return self.model["vision_cfg"]["image_size"]
+
+    @property
+    def pixel_stats(self):
+        return tuple(self.preprocess["mean"]), tuple(self.preprocess["std"])
+
+    def image_tower(self, device):
+        """An `ImageTower`, read as `text_tower` is; None where the image tower is not plain.
+
+        Raises:
+            UserError: the weights do not fit, or pictures are scaled to more than LARGEST_VIEW. Other errors: as above.
+        """
+        if not self.image_is_plain:
+            return None
+        if not 1 <= self.image_size <= LARGEST_VIEW:  # a stranger's file shall not take any memory it likes
+            raise UserError(f"{self.file.with_name(FOLDER_CONFIG)}: image_size is no number from 1 to {LARGEST_VIEW:,}: copy it again")
+        width, depths = CSPDARKNETS[self.model["vision_cfg"]["timm_model_name"]]
+        options = {"embed_dim": self.model["embed_dim"], "width": width, "depths": depths}
+        return self._filled(ImageTower, options, image_name, device)
+
+    def _filled(self, kind, options, our_name, device):
+        """A tower kind(**options) with its weights. our_name: what it calls a weight of the file; None for others' weights."""
         with safe_open(self.file, framework="pt") as file:
             with bare(len(file.keys())):
-                tower = TextTower(embed_dim=self.model["embed_dim"], **self.model["text_cfg"])
-            names = {our_name(key): key for key in file.keys() if not key.startswith(("visual.", "logit_scale"))}
+                tower = kind(**options)
+            names = {ours: key for key in file.keys() if (ours := our_name(key)) is not None}
             if misfit := difference(tower.state_dict(), file, names):
                 raise UserError(f"{self.file} does not fit its {FOLDER_CONFIG}: {misfit}; copy it again")
             state = {ours: placed(file.get_tensor(key), device, torch.float32) for ours, key in names.items()}
@@ -62,11 +124,25 @@ class PlainFolder(NamedTuple):
         return tower.eval().requires_grad_(False)
 
 
-def our_name(key):
-    """The name in `TextTower` of a weight that OpenCLIP calls `key`."""
-    for theirs, ours in TEXT_NAMES.items():
+def text_name(key):
+    """The name in `TextTower` of a weight that OpenCLIP calls `key`; None for one of another part."""
+    return None if key.startswith(("visual.", "logit_scale")) else renamed(key, TEXT_NAMES)
+
+
+def image_name(key):
+    """The same in `ImageTower`."""
+    return renamed(key, IMAGE_NAMES) if key.startswith("visual.") and not key.endswith(COUNTER) else None
+
+
+def renamed(key, names):
+    for theirs, ours in names.items():
         key = key.replace(theirs, ours)
     return key
+
+
+def is_color(value):
+    """Whether a config's value is a number for each of red, green and blue."""
+    return isinstance(value, list) and len(value) == 3 and all(type(n) in (int, float) and abs(n) < 1000 for n in value)
 
 
 def plain_folder(name):
