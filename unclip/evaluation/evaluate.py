@@ -78,8 +78,8 @@ class Request:
             raise UserError("--all-real needs real pictures: give --data")
         if self.true_embeddings and (not self.data or self.images or self.concepts or self.all_real):
             raise UserError("--true-embeddings are those of --data: leave --images, --concepts and --all-real out")
-        if self.true_embeddings and any(sweep.startswith("prior_") for sweep in self.sweeps):
-            raise UserError("--true-embeddings ask no prior: leave sweeps of its settings out")
+        if self.true_embeddings and any(sweep.startswith(("prior_", "num_samples")) for sweep in self.sweeps):
+            raise UserError("--true-embeddings ask no prior and are drawn once: leave sweeps of its settings and num_samples out")
         if self.images and (self.sweeps or self.say or self.concepts):
             raise UserError("--images are drawn already: leave --sweep, --say and --concepts out")
         if not self.data and not self.concepts:
