@@ -171,8 +171,10 @@ def test_a_clip_is_trained_and_then_used(write, tmp_path):
     ("clip", {"model": {"architecture": CLIP_CONFIG, "crop": [8, 99]}}, "model.crop is [8, 99]"),
     ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "image"}}, "learns from labels, which these pictures lack"),
     ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "means"}}, "say in train.init_from whose"),
-    ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "means", "mix": 0.5}, "train": {"init_from": "a/b"}}, "leave out mix"),
+    ("clip", {"model": {"architecture": CLIP_CONFIG, "towers": "means", "mix": 0.5}, "train": {"init_from": __file__}}, "leave out mix"),
     ("clip", {"data": {"folder": "nowhere"}}, "no data folder nowhere"),
+    ("decoder", {"train": {"init_from": "a/b"}}, "train.init_from=a/b is no file"),
+    ("decoder", {"train": {"init_from": "/"}}, "train.init_from=/ is no file: name the .safetensors file"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_end_in_a_line_before_training(write, tmp_path, part, changes, message):
     with pytest.raises(UserError) as error:

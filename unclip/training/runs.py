@@ -88,10 +88,20 @@ class UpsamplerRun(RunConfig):
 
 def train_clip(path, overrides=()):
     """Train a CLIP as a config says; writes RUN/clip."""
-    config = load_config(ClipRun, path, overrides)
+    config = to_run(ClipRun, path, overrides)
     model, source = (led_text if config.model.towers == "means" else contrastive)(path, config)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
+
+
+def to_run(kind, path, overrides):
+    """The config of a run that starts or goes on now. Raises UserError for what would end it once the data are read, minutes
+    later: a new one without its first weights."""
+    config = load_config(kind, path, overrides)
+    first, run = config.train.init_from, Path(config.train.run)
+    if first is not None and not run.exists() and not Path(first).is_file():
+        raise UserError(f"train.init_from={first} is no file: name the .safetensors file of a part")
+    return config
 
 
 def contrastive(path, config):
@@ -124,7 +134,7 @@ def led_text(path, config):
 
 def train_prior(path, overrides=()):
     """Train a prior as a config says; writes OUT/prior and, of a labelled set, its classes."""
-    config = load_config(PriorRun, path, overrides)
+    config = to_run(PriorRun, path, overrides)
     clip = frozen_clip(config.clip)
     text = clip.encode_text([""])
     settle(config.model, "embed_dim", clip.embed_dim, "model", path)
@@ -152,7 +162,7 @@ def prior_cosine(prior, batch):
 
 def train_decoder(path, overrides=()):
     """Train a decoder as a config says; writes OUT/decoder and the vocabulary of its captions."""
-    config = load_config(DecoderRun, path, overrides)
+    config = to_run(DecoderRun, path, overrides)
     clip = frozen_clip(config.clip)
     settle(config.model, "embed_dim", clip.embed_dim, "model", path)
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
@@ -168,7 +178,7 @@ def train_decoder(path, overrides=()):
 
 def train_upsampler(path, overrides=()):
     """Train an upsampler as a config says; writes OUT/upsampler-STAGE."""
-    config = load_config(UpsamplerRun, path, overrides)
+    config = to_run(UpsamplerRun, path, overrides)
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
     clip = None
     if config.clip is None and config.model.embed_dim is not None:
