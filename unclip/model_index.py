@@ -175,6 +175,9 @@ def write_vocabulary(folder, words):
 
 
 def write_classes(folder, class_captions):
+    """Write the classes of a prior's training; None: it had none, and those of another before it go."""
+    if class_captions is None:
+        return (Path(folder) / CLASSES).unlink(missing_ok=True)
     with new_file(Path(folder) / CLASSES) as temporary:
         class_captions.save(temporary)
 

@@ -97,6 +97,8 @@ def test_a_prior_of_a_labelled_set_leaves_its_classes(write, tmp_path):
     runs.train_decoder(write("decoder", data={"folder": str(folder)}))
     model = UnCLIP.from_pretrained(tmp_path / "out")
     assert model.rivals.of(model.texts(["two dogs", "a house"]).prompts)[1].tolist() == [[False, True], [False, False]]
+    runs.train_prior(write("prior", train={"run": str(tmp_path / "captioned")}))
+    assert read_classes(tmp_path / "out") is None  # those of the prior before
 
 
 def test_a_streamed_prior_reads_the_texts_that_embed_wrote(

@@ -147,7 +147,9 @@ def train_prior(path, overrides=()):
     if config.train.init_from is None:  # other weights come with the statistics that they were trained on
         model.set_statistics(source.image_embeds())
     val = source.validation()
-    begin(config, clip, classes=source.class_captions)
+    begin(config, clip)
+    if process().is_main_process:
+        write_classes(config.out, source.class_captions)
     train(model, source.training(), val, config, metrics=lambda model: prior_cosine(model, val[0]),
           export=lambda model: model.save(Path(config.out) / "prior"))  # fmt: skip
 
@@ -228,15 +230,13 @@ def sample_grid(decoder, batch):
     return grid([image for row in rows for image in row], columns, scale=max(1, 96 // decoder.image_size))
 
 
-def begin(config, clip, words=None, classes=None):
+def begin(config, clip, words=None):
     """Make the model folder, or see that it fits; the first process does, the others wait for it."""
     if process().is_main_process:
         named = config.clip
         begin_model(config.out, named.name, named.pretrained, named.unit_variance, clip.fingerprint())
         if words is not None:
             write_vocabulary(config.out, words)
-        if classes is not None:
-            write_classes(config.out, classes)
     process().wait_for_everyone()
 
 
