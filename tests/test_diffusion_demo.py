@@ -71,6 +71,8 @@ def test_reverse_ends_at_the_models_picture(model):
     torch.testing.assert_close(frames[-1][1], picture)
     torch.testing.assert_close(frames[-2][2], picture, rtol=0, atol=1e-4)  # the last step goes to x_0-hat
     assert all(x_0.abs().max() <= 1 for _, _, x_0 in frames)
+    several = demo.reverse(model, "a dog", 3, model.settings(num_inference_steps=5, num_samples=3))  # one way is shown
+    assert [frame[0] for frame in several] == timesteps and torch.equal(several[-1][1], frames[-1][1])
 
 
 def test_captions_count_as_the_papers_do():

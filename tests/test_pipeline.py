@@ -1,5 +1,6 @@
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from unclip.diffusion import SeededNoise
 from unclip.errors import UserError
 from unclip.openclip.building import build_clip, save_clip
 from unclip.pipeline import Settings, UnCLIP
-from unclip.seeds import MAX_SEED, several
+from unclip.seeds import MAX_SEED, seeds_of_draws
 
 
 def draw(model, prompts="a photo of a dog", num_images=1, seed=0, batch_size=16, **settings):
@@ -111,7 +112,7 @@ def test_of_several_pictures_the_one_is_kept_that_is_told_best_from_other_classe
     captions = [*prompts, *(f"a photo of a {name}." for name in ("dog", "cat", "bridge"))]
     text = F.normalize(model.clip.encode_text(captions).embed, dim=-1)
     one_by_one = torch.stack([
-        torch.cat([draw(knowing, prompt, seed=s) for prompt, s in zip(prompts, each)]) for each in several(seeds, 8)
+        torch.cat([draw(knowing, prompt, seed=s) for prompt, s in zip(prompts, each)]) for each in seeds_of_draws(seeds, 8)
     ])  # (8, 2, 3, S, S)
     seen = F.normalize(model.clip.encode_image(one_by_one.flatten(0, 1)), dim=-1).unflatten(0, (8, 2)) @ text.T
     dog, car = (seen[:, 0, 0] - seen[:, 0, 3:].amax(-1)).argmax(), seen[:, 1, 1].argmax()
@@ -121,10 +122,10 @@ def test_of_several_pictures_the_one_is_kept_that_is_told_best_from_other_classe
 
 
 def test_several_pictures_are_of_different_seeds_and_the_first_of_its_own():
-    first, *others = several([5, 6], 4)
+    first, *others = seeds_of_draws([5, 6], 4)
     assert first == [5, 6]
     assert len({seed for each in (first, *others) for seed in each}) == 8
-    assert others == list(several([5, 6], 9))[1:4]  # the same, however many are drawn
+    assert others == list(seeds_of_draws([5, 6], 9))[1:4]  # the same, however many are drawn
     assert all(0 <= seed <= MAX_SEED for each in others for seed in each)
 
 
@@ -196,6 +197,29 @@ def test_a_stage_draws_from_the_one_before_it_and_from_the_embedding(cascade):
     assert (drawn[0] - drawn[1]).abs().max() > 1e-3 and (drawn[0] - drawn[2]).abs().max() > 1e-3
 
 
+def test_upsamplers_enlarge_the_picture_that_is_kept_with_its_embedding_and_their_own_noise(cascade):
+    settings = cascade.settings(upsampler_num_inference_steps=2, upsampler_noise_level=0.1, num_samples=4)
+    jobs = [("a dog", 3), ("a cat", 4), ("a dog", 6)]
+    kept = cascade.sample_each(jobs, settings)
+    torch.testing.assert_close(cascade.sample_each(jobs, settings, batch_size=2), kept, rtol=0, atol=1e-4)
+    alone = settings.model_copy(update={"num_samples": 1})
+    of_others = 0
+    for (prompt, seed), picture in zip(jobs, kept):
+        texts, found = cascade.texts([prompt]), []
+        for k, (own,) in enumerate(seeds_of_draws([seed], 4)):
+            embed = cascade.image_embeddings(texts, [own], alone)
+            base = cascade.decode(embed, texts, [own], alone)
+            near = F.cosine_similarity(cascade.clip.encode_image(base), texts.text["text_embed"]).item()
+            found.append((near, k, embed, base))
+        _, k, embed, image = max(found, key=lambda each: each[0])
+        of_others += k > 0
+        for j, upsampler in enumerate(cascade.upsamplers):
+            noise = SeededNoise([random.Random(f"upsampler {j} of {seed}").getrandbits(32)])
+            image = cascade.enlarge(upsampler, image, embed, noise, alone)
+        torch.testing.assert_close(image[0], picture, rtol=0, atol=1e-3)
+    assert of_others
+
+
 def test_offloaded_parts_are_where_they_run_for_as_long_as_they_run(cascade, monkeypatch):
     """`runs_on` is the CPU here, so that what moves is seen and the pictures stay the same."""
     before, moves = draw(cascade), []
@@ -207,6 +231,19 @@ def test_offloaded_parts_are_where_they_run_for_as_long_as_they_run(cascade, mon
     assert torch.equal(draw(cascade), before)
     order = ["clip", "prior", *(stage.replace("base", "decoder") for stage in cascade.stages)]
     assert moves == [(name, place) for name in order for place in ("cpu:0", "cpu")]
+
+
+def test_offloaded_clip_reads_names_once_and_looks_at_all_pictures_of_a_batch_at_once(model, monkeypatch):
+    classes = ClassCaptions(names=[["dog"], ["cat"]], nouns=[[], []])
+    knowing, moves = UnCLIP(model.clip, model.prior, model.decoder, model.defaults, classes=classes), []
+    before = draw(knowing, "a dog", num_images=2, num_samples=3, prior_num_samples=2)
+    knowing.rivals.embed = None
+    monkeypatch.setattr(model.clip, "to", lambda device: moves.append(str(device)))
+    monkeypatch.setattr(knowing, "runs_on", torch.device("cpu:0"))
+    assert torch.equal(draw(knowing, "a dog", num_images=2, num_samples=3, prior_num_samples=2), before)
+    assert moves == ["cpu:0", "cpu"] * 3  # the prompt, the names, the pictures
+    draw(knowing, "a dog", prior_num_samples=2)
+    assert moves == ["cpu:0", "cpu"] * 4  # a prompt
 
 
 def test_a_part_that_fails_leaves_the_device_too(model, monkeypatch):
@@ -324,7 +361,7 @@ def test_text_tokens_have_start_and_end_markers(model, prompt):
 def test_equal_prompts_are_encoded_once_and_the_empty_one_beside_them(model, monkeypatch):
     seen, encode = [], model.clip.encode_text
     monkeypatch.setattr(model.clip, "encode_text", lambda captions: seen.append(captions) or encode(captions))
-    text, null, *_ = model.texts(["a dog", "a cat", "a dog"])
+    _, text, null, *_ = model.texts(["a dog", "a cat", "a dog"])
     assert seen == [["a dog", "a cat", ""]]
     direct = encode(["a dog", "a cat", "a dog"]).batch()
     for key in direct:

@@ -57,7 +57,7 @@ def add_sampling_options(parser):
     parser.add_argument("--guidance-scale", type=float, help="guidance of the decoder; 1: none")
     parser.add_argument("--guidance-start", type=float, help="from which share of the way on the decoder is guided, 0 to 1")
     parser.add_argument("--guidance-end", type=float, help="and up to which, 0 to 1: a step without guidance costs half")
-    parser.add_argument("--samples", type=int, help="pictures that the decoder draws for each, to keep the best")
+    parser.add_argument("--samples", type=int, help="pictures that the decoder draws for each of a prompt alone, to keep the best")
     parser.add_argument("--prior-guidance-scale", type=float, help="guidance of the prior; 1: none")
     parser.add_argument("--prior-samples", type=int, help="embeddings that the prior draws a picture, to keep the best")
     parser.add_argument("--prior-sampler", help="ddpm, ddim, dpm++ or dpm++sde")

@@ -65,7 +65,8 @@ def reverse(model, prompt, seed, settings, callback=None):
         if step.stage == "base":
             seen.append((timesteps[step.index], step.x_t.cpu(), step.prediction.x_0.cpu()))
 
-    picture = model.sample(prompt, 1, seed, settings.model_copy(update={"stop_after": "base"}), callback=keep)
+    one = settings.model_copy(update={"stop_after": "base", "num_samples": 1})
+    picture = model.sample(prompt, 1, seed, one, callback=keep)
     return [*seen, (-1, picture, picture)]
 
 

@@ -71,10 +71,19 @@ def any_clip(name, pretrained=None, device="cpu"):
         UserError: there is none.
     """
     from .clip import FrozenCLIP
-    from .openclip.library import import_open_clip
 
-    known = str(name).startswith(("hf-hub:", "local-dir:"))
-    if pretrained or known or str(name).replace("/", "-") in import_open_clip().list_models():
+    if pretrained or is_openclips(str(name)):
         return FrozenCLIP(name, pretrained, device=device)
     folder = model_folder(name)
     return load_clip(folder, device) if (folder / INDEX).is_file() else FrozenCLIP(folder, device=device)
+
+
+def is_openclips(name):
+    """Is a name one that OpenCLIP knows, and not that of a model here? OpenCLIP, slow to import, is asked last."""
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return True
+    if name == "pocket" or Path(name).is_dir():
+        return False
+    from .openclip.library import import_open_clip
+
+    return name.replace("/", "-") in import_open_clip().list_models()

@@ -130,7 +130,7 @@ def difference(wanted, file, names=None):
 
     Only the file's header is read. names: {name: what it is called in the file}, of all that is looked at; None: all.
     """
-    held = names or {key: key for key in file.keys()}
+    held = names if names is not None else {key: key for key in file.keys()}
     for name, tensor in wanted.items():
         if name not in held:
             return f"it lacks {name}"

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from .config import Strict, check
 from .data.images import to_pil
+from .data.texts import mean_texts
 from .decoder import Decoder
 from .diffusion import SAMPLERS, SeededNoise
 from .errors import UserError, nearest
@@ -19,7 +20,7 @@ from .prior import DiffusionPrior, margins
 from .progress import Progress
 from .prompts import Composition, checked, notes, parsed, plain
 from .rivals import Rivals
-from .seeds import seeds_from, several
+from .seeds import seeds_from, seeds_of_draws
 from .upsampler import Upsampler
 
 
@@ -93,15 +94,15 @@ def one_of(value, number):
 
 
 class Texts(NamedTuple):
-    """B prompts as CLIP reads them, in text keys. text: (B, ...), whole; null: (1, ...), of the empty caption or the
-    negative prompt; parts: of each of K parts, (B, ...), where prompts have weights, and weights: (K, B), 0 for a part that
-    a prompt lacks; prompts: B strings."""
+    """B prompts, strings, and as CLIP reads them, in text keys. text: (B, ...), whole; null: (1, ...), of the empty caption or
+    the negative prompt; parts: of each of K parts, (B, ...), where prompts have weights, and weights: (K, B), 0 for a part
+    that a prompt lacks."""
 
+    prompts: tuple
     text: dict
     null: dict
     parts: tuple = ()
     weights: Optional[torch.Tensor] = None
-    prompts: tuple = ()
 
 
 class UnCLIP(Manipulations):
@@ -126,7 +127,7 @@ class UnCLIP(Manipulations):
         self.clip, self.prior, self.decoder, self.upsamplers = clip, prior, decoder, list(upsamplers)
         self.runs_on = runs_on
         self.defaults, self.vocabulary = defaults, vocabulary
-        self.rivals = None if classes is None else Rivals(classes, clip)
+        self.rivals = None if classes is None else Rivals(classes, self.directions)
         side = decoder.image_size
         for k, upsampler in enumerate(self.upsamplers, 1):
             takes = upsampler.image_size // upsampler.scale
@@ -278,7 +279,10 @@ class UnCLIP(Manipulations):
             away = self.texts([negative] * len(seeds)) if negative and decoder_guides else None
             given = None if image_embed is None else image_embed[first:last]
             start = base and base.rows(first, last)
-            draws = (self.base(given, texts, away, of, settings, start, report) for of in several(seeds, number))
+            draws = (
+                self.embedded_and_decoded(given, texts, away, own, settings, start=start, report=report)
+                for own in seeds_of_draws(seeds, number)
+            )
             embeds, drawn = next(draws) if number == 1 else self.kept(draws, texts)
             for k, (upsampler, start) in enumerate(zip(upsamplers, larger)):
                 noise = SeededNoise([random.Random(f"upsampler {k} of {s}").getrandbits(32) for s in seeds])
@@ -303,21 +307,23 @@ class UnCLIP(Manipulations):
         whole = tuple(map(str, prompts))
         text, null = rows(whole), {k: v[-1:] for k, v in encoded.items()}
         if not composed:
-            return Texts(text, null, prompts=whole)
+            return Texts(whole, text, null)
         most = range(max(len(p.parts) for p in of))
         parts = tuple(rows(p.parts[min(k, len(p.parts) - 1)] for p in of) for k in most)
         weights = torch.tensor([[p.weights[k] if k < len(p.parts) else 0.0 for p in of] for k in most])
-        return Texts(text, null, parts, weights, whole)
+        return Texts(whole, text, null, parts, weights)
+
+    def directions(self, captions):
+        """The text directions (N, D), of unit length, of N captions."""
+        with self.running(self.clip):
+            return mean_texts([[caption] for caption in captions], self.clip)
 
     def rivals_of(self, texts):
         """What the pictures of `Texts` could be mistaken for: see `Rivals.of`; (None, None) for a model without classes."""
-        if self.rivals is None:
-            return None, None
-        with self.running(self.clip):
-            return self.rivals.of(texts.prompts)
+        return (None, None) if self.rivals is None else self.rivals.of(texts.prompts)
 
-    def base(self, image_embed, texts, away, seeds, settings, start, report):
-        """B pictures of the decoder, (B, 3, S, S), and the image embeddings (B, D) that they are drawn from.
+    def embedded_and_decoded(self, image_embed, texts, away, seeds, settings, *, start, report):
+        """Image embeddings (B, D), and the pictures (B, 3, S, S) that the decoder draws from them.
 
         image_embed: these; None: the prior draws them. away: `Texts` of what guidance leads away from, or None; start: a Start
         or None; report: from a stage's name to its callback.
@@ -329,10 +335,10 @@ class UnCLIP(Manipulations):
         return image_embed, images
 
     def kept(self, draws, texts):
-        """Of several draws of B pictures, each as `base` gives them, for each picture the one with the largest margin."""
+        """Of n draws of B embeddings and pictures, those of each with the largest margin, in CLIP's eyes; see `prior.margins`."""
         embeds, images = (torch.stack(each, dim=1) for each in zip(*draws))                       # (B, n, D), (B, n, 3, S, S)
         with self.running(self.clip):
-            seen = self.clip.encode_image(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])        # (B, n, D)
+            seen = torch.stack([self.clip.encode_image(each).float() for each in images.unbind(1)], dim=1)    # (B, n, D)
         best = margins(seen, texts.text["text_embed"].float(), *self.rivals_of(texts)).argmax(dim=1)          # (B,)
         return tuple(each[torch.arange(len(best), device=each.device), best.to(each.device)] for each in (embeds, images))
 

@@ -3,7 +3,6 @@
 import torch
 
 from .data.captions import words_of
-from .data.texts import mean_texts
 
 TEMPLATE = "a photo of {a}."
 
@@ -12,17 +11,17 @@ class Rivals:
     """The classes of a model whose pictures are labelled, as CLIP reads their names.
 
     An embedding that is near to "a photo of an ox" may be nearer still to "a photo of a bison", and its picture shows one.
-    So where the prior draws several, they are told apart by their margins to the prompt's rivals: see
-    `DiffusionPrior.sample`.
+    So where several embeddings or pictures are drawn, they are told apart by their margins to the prompt's rivals: see
+    `prior.margins`.
 
     Args:
         classes: ClassCaptions, of which names and nouns are read.
-        clip: a FrozenCLIP, which reads the names when they are first needed.
+        read: from a list of C captions to their text directions (C, D); asked once, when they are first needed.
     """
 
-    def __init__(self, classes, clip):
+    def __init__(self, classes, read):
         self.captions = [classes.caption(names[0], TEMPLATE) for names in classes.names]
-        self.clip, self.embed, self.named_by = clip, None, {}
+        self.read, self.embed, self.named_by = read, None, {}
         for label in range(len(self.captions)):
             for name in classes.concepts(label):
                 self.named_by.setdefault(tuple(words_of(name)), set()).add(label)
@@ -35,7 +34,7 @@ class Rivals:
         if not any(named):
             return None, None
         if self.embed is None:
-            self.embed = mean_texts([[caption] for caption in self.captions], self.clip)
+            self.embed = self.read(self.captions)
         against = torch.tensor([[bool(own) and label not in own for label in range(len(self.captions))] for own in named])
         return self.embed, against.to(self.embed.device)
 

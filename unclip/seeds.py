@@ -36,7 +36,7 @@ def one_seed(seed):
     return seeds_from(seed, 1)[0]
 
 
-def several(seeds, number):
+def seeds_of_draws(seeds, number):
     """The seeds of each of `number` draws of pictures: first their own, then others that follow from these."""
     yield seeds
     for k in range(1, number):

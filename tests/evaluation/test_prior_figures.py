@@ -41,7 +41,7 @@ def test_a_prior_that_is_right(model, real):
     assert got["cosine"] == pytest.approx(1) and got["recall_at_1"] == got["recall_at_5"] == 1
     expected = [F.cosine_similarity(real.image_embed[(k + 1) % 40], real.image_embed[k], 0) for k in range(40)]
     assert got["cosine_other"] == pytest.approx(float(sum(expected)) / 40, abs=1e-5)  # the next has another prompt
-    text = model.texts(real.prompts)[0]["text_embed"]
+    text = model.texts(real.prompts).text["text_embed"]
     assert got["cosine_text"] == pytest.approx(F.cosine_similarity(text, real.image_embed).mean().item(), abs=1e-5)
 
 

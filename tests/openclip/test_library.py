@@ -62,6 +62,14 @@ def test_nor_does_what_a_picture_needs_of_the_clip_that_ships():
     """) == ["[]"]
 
 
+def test_nor_does_a_model_that_is_here_by_its_name():
+    assert imported(f"""
+        from unclip.hub import POCKET, any_clip
+        any_clip("pocket").whole(), any_clip(POCKET).whole(), any_clip(POCKET / "clip").whole()
+        print(loaded())
+    """) == ["[]"]
+
+
 def test_loading_leaves_logging_as_it_was(model_files, caplog):
     before = logging.root.handlers[:], logging.root.manager.disable
     FrozenCLIP(model_files / "clip").model  # all of it, through OpenCLIP

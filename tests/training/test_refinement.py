@@ -120,6 +120,7 @@ def test_what_was_drawn_otherwise_is_drawn_anew(write, monkeypatch, model_copy, 
     ({"data": {"image_size": 2 * SIDE}}, f"data.image_size is {2 * SIDE}, but the reference's is {SIDE}"),
     ({"reference": "nowhere"}, "no model folder nowhere"),
     ({"data": {"folder": "nowhere"}}, "no data folder nowhere"),
+    ({"train": {"init_from": "nothing"}}, "train.init_from=nothing is no file"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_end_in_a_line_before_training(write, tmp_path, changes, says):
     with pytest.raises(UserError) as error:

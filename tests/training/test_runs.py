@@ -185,6 +185,19 @@ def test_settings_that_do_not_fit_end_in_a_line_before_training(write, tmp_path,
     assert not list(tmp_path.glob("run-*")) and not (tmp_path / "out").exists()
 
 
+def test_a_run_goes_on_without_the_weights_that_it_began_with(write, tmp_path):
+    first = tmp_path / "first"
+    runs.train_decoder(write("decoder", out=str(first), train={"run": str(first), "steps": 1}))
+    weights = first / "decoder" / "model.safetensors"
+    begun = {"run": str(tmp_path / "run-x"), "init_from": str(weights)}
+    with pytest.raises(UserError, match="init_from=.* is no file"):
+        runs.train_decoder(write("decoder", train={**begun, "init_from": str(weights.parent), "steps": 1}))
+    runs.train_decoder(write("decoder", train={**begun, "steps": 1}))
+    weights.unlink()
+    runs.train_decoder(write("decoder", train={**begun, "steps": 2}))
+    assert len((tmp_path / "run-x" / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_seed_draws_the_first_weights():
     config = RunConfig(
         data={"folder": "x", "image_size": 8}, optimizer=OPTIMIZER, train={"run": "x", "batch_size": 1, "steps": 1, "seed": 3}

@@ -80,6 +80,8 @@ class Request:
             raise UserError("--true-embeddings are those of --data: leave --images, --concepts and --all-real out")
         if self.true_embeddings and any(sweep.startswith(("prior_", "num_samples")) for sweep in self.sweeps):
             raise UserError("--true-embeddings ask no prior and are drawn once: leave sweeps of its settings and num_samples out")
+        if self.true_embeddings and (self.settings.get("num_samples") or 1) > 1:
+            raise UserError("--true-embeddings are drawn once: leave --samples out")
         if self.images and (self.sweeps or self.say or self.concepts):
             raise UserError("--images are drawn already: leave --sweep, --say and --concepts out")
         if not self.data and not self.concepts:

@@ -46,7 +46,7 @@ def prior_figures(model, real, settings, classifier=None, seed=0, rounds=100):
         encoded = model.texts(part)
         seeds = range(seed + start, seed + start + len(part))
         drawn.append(model.image_embeddings(encoded, seeds, settings).float().cpu())
-        texts.append(encoded[0]["text_embed"].float().cpu())
+        texts.append(encoded.text["text_embed"].float().cpu())
     drawn, texts = torch.cat(drawn), torch.cat(texts)
     place = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts))}
     of_prompt = torch.tensor([place[prompt] for prompt in prompts])

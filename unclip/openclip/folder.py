@@ -142,7 +142,8 @@ def renamed(key, names):
 
 def is_color(value):
     """Whether a config's value is a number for each of red, green and blue."""
-    return isinstance(value, list) and len(value) == 3 and all(type(n) in (int, float) and abs(n) < 1000 for n in value)
+    small = 1000  # which infinity, NaN and an integer that no float holds are not
+    return isinstance(value, list) and len(value) == 3 and all(type(n) in (int, float) and abs(n) < small for n in value)
 
 
 def plain_folder(name):

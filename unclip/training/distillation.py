@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ..conditioning import text_of
-from ..config import Strict, check, load_config, signature_model
+from ..config import Strict, check, signature_model
 from ..data.images import grid, to_pil
 from ..data.texts import CaptionEncoder
 from ..decoder import Decoder
@@ -16,7 +16,7 @@ from ..hub import load_clip, model_folder
 from ..model_index import INDEX, begin_copy, read_index
 from ..pipeline import Settings
 from .config import RunConfig
-from .loop import train
+from .loop import config_of_run, train
 from .processes import process
 from .runs import settle
 from .sources import Source
@@ -36,7 +36,7 @@ class DistillRun(RunConfig):
 
 def distill(path, overrides=()):
     """Distil a model's decoder as a config says; writes OUT, a whole model."""
-    config = load_config(DistillRun, path, overrides)
+    config = config_of_run(DistillRun, path, overrides)
     folder = model_folder(config.teacher)
     if Path(config.out).resolve() == folder.resolve():
         raise UserError(f"{path}: out is the teacher's own folder: name another")

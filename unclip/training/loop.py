@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from ..config import save_config
+from ..config import load_config, save_config
 from ..errors import UserError
 from ..files import new_file
-from .checkpoint import Checkpoints
+from .checkpoint import FOLDER, Checkpoints
 from .ema import EMA
 from .feed import fed
 from .log import FILE, cut_back, write_line
@@ -316,6 +316,19 @@ def make_accelerator(settings, run):
         raise UserError(f"train.precision {settings.precision}: {error}; use --set train.precision=auto") from None
     shard_on_cpu(accelerator)
     return accelerator
+
+
+def config_of_run(kind, path, overrides=()):
+    """The config of a run that is to go now; see `load_config`.
+
+    Raises:
+        UserError: besides, a new run's first weights are no file; to see that once the data are read would cost minutes.
+    """
+    config = load_config(kind, path, overrides)
+    first, checkpoints = config.train.init_from, Path(config.train.run) / FOLDER
+    if first is not None and not any(checkpoints.glob("[0-9]*")) and not Path(first).is_file():
+        raise UserError(f"train.init_from={first} is no file: name the .safetensors file to begin with")
+    return config
 
 
 def initialise(model, file):

@@ -11,7 +11,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ..config import load_config
 from ..data.images import to_bytes
 from ..errors import UserError
 from ..files import new_file
@@ -20,7 +19,7 @@ from ..model_index import begin_copy
 from ..pipeline import UnCLIP
 from ..refinement import Refinement
 from .config import RunConfig
-from .loop import train
+from .loop import config_of_run, train
 from .processes import process
 from .runs import sample_grid, settle
 from .sources import Source
@@ -44,7 +43,7 @@ class RefineRun(RunConfig):
 
 def refine(path, overrides=()):
     """Refine a model's decoder as a config says; writes OUT, a whole model."""
-    config = load_config(RefineRun, path, overrides)
+    config = config_of_run(RefineRun, path, overrides)
     folder, run = model_folder(config.reference), Path(config.train.run)
     if Path(config.out).resolve() == folder.resolve():
         raise UserError(f"{path}: out is the reference's own folder: name another")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ..augmentation import smaller
 from ..conditioning import text_of
-from ..config import Strict, load_config, signature_model
+from ..config import Strict, signature_model
 from ..data.captions import ClassCaptions
 from ..data.images import grid, to_float, to_pil
 from ..data.texts import CaptionEncoder
@@ -21,7 +21,7 @@ from ..networks.unet import UNet
 from ..prior import DiffusionPrior
 from ..upsampler import Upsampler
 from .config import RunConfig
-from .loop import train
+from .loop import config_of_run, train
 from .processes import process
 from .redrawn import Redrawn, check_drawn, redrawn_batches
 from .sources import Source
@@ -88,20 +88,10 @@ class UpsamplerRun(RunConfig):
 
 def train_clip(path, overrides=()):
     """Train a CLIP as a config says; writes RUN/clip."""
-    config = to_run(ClipRun, path, overrides)
+    config = config_of_run(ClipRun, path, overrides)
     model, source = (led_text if config.model.towers == "means" else contrastive)(path, config)
     train(model, source.training(), source.validation(), config,
           export=lambda model: model.save(Path(config.train.run) / "clip", model.state_dict()))  # fmt: skip
-
-
-def to_run(kind, path, overrides):
-    """The config of a run that starts or goes on now. Raises UserError for what would end it once the data are read, minutes
-    later: a new one without its first weights."""
-    config = load_config(kind, path, overrides)
-    first, run = config.train.init_from, Path(config.train.run)
-    if first is not None and not run.exists() and not Path(first).is_file():
-        raise UserError(f"train.init_from={first} is no file: name the .safetensors file of a part")
-    return config
 
 
 def contrastive(path, config):
@@ -134,7 +124,7 @@ def led_text(path, config):
 
 def train_prior(path, overrides=()):
     """Train a prior as a config says; writes OUT/prior and, of a labelled set, its classes."""
-    config = to_run(PriorRun, path, overrides)
+    config = config_of_run(PriorRun, path, overrides)
     clip = frozen_clip(config.clip)
     text = clip.encode_text([""])
     settle(config.model, "embed_dim", clip.embed_dim, "model", path)
@@ -164,7 +154,7 @@ def prior_cosine(prior, batch):
 
 def train_decoder(path, overrides=()):
     """Train a decoder as a config says; writes OUT/decoder and the vocabulary of its captions."""
-    config = to_run(DecoderRun, path, overrides)
+    config = config_of_run(DecoderRun, path, overrides)
     clip = frozen_clip(config.clip)
     settle(config.model, "embed_dim", clip.embed_dim, "model", path)
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
@@ -180,7 +170,7 @@ def train_decoder(path, overrides=()):
 
 def train_upsampler(path, overrides=()):
     """Train an upsampler as a config says; writes OUT/upsampler-STAGE."""
-    config = to_run(UpsamplerRun, path, overrides)
+    config = config_of_run(UpsamplerRun, path, overrides)
     settle(config.model, "image_size", config.data.image_size, "model", path, "data.image_size")
     clip = None
     if config.clip is None and config.model.embed_dim is not None:
