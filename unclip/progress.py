@@ -13,10 +13,10 @@ from .diffusion import Prediction
 class Step:
     """One step of a drawing, as a callback sees it, before x_t is left.
 
-    stage: "prior", "base", "upsampler-1", ..., or "inversion", the first two again for each of `num_samples`; index: of `count` steps that this stage takes in one go;
-    rows: which of the pictures, a range; x_t and prediction: theirs (B, ...), see diffusion/samplers.py, in the prior those
-    of all embeddings that it draws for them, see `DiffusionPrior.sample`; share: of all the work, done after this step (0 in
-    an inversion and what else comes before the work).
+    stage: "prior", "base", "upsampler-1", ..., or "inversion", the first two again for each of `num_samples`; index: of `count`
+    steps that this stage takes in one go; rows: which of the pictures, a range; x_t and prediction: theirs (B, ...), see
+    diffusion/samplers.py, in the prior those of all embeddings that it draws for them, see `DiffusionPrior.sample`; share: of
+    all the work, done after this step (0 in an inversion and what else comes before the work).
     """
 
     stage: str

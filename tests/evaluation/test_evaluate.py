@@ -278,6 +278,7 @@ def test_enlarged_pictures_of_shards(evaluate, cascade_files, labelled, tmp_path
     (["--data", "{real}", "--true-embeddings", "--concepts", "{concepts}"], "--true-embeddings are those of --data"),
     (["--data", "{real}", "--true-embeddings", "--sweep", "prior_num_samples=1,2"], "--true-embeddings ask no prior"),
     (["--data", "{real}", "--true-embeddings", "--sweep", "num_samples=1,2"], "--true-embeddings ask no prior and are drawn once"),
+    (["--data", "{real}", "--true-embeddings", "--samples", "2"], "--true-embeddings are drawn once: leave --samples out"),
     (["--data", "{mixed}", "--true-embeddings"], "--true-embeddings need captions or classes"),
     (["--data", "{real}", "--seed", "-1"], "seed -1"),
     (["--data", "{real}", "--seed", "99999999999999999999"], "seed 99999999999999999999"),

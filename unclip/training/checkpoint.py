@@ -23,6 +23,11 @@ from .sharding import alike, live_state, put_back, shape_of, whole_state, wholes
 FOLDER = "checkpoints"
 
 
+def saved_in(folder):
+    """The folders of the checkpoints that a run's FOLDER has, the oldest first; none, where it is not there."""
+    return sorted(p for p in folder.glob("*") if p.name.isdigit()) if folder.is_dir() else []
+
+
 class Checkpoints:
     """The checkpoints of a run, and what they are of.
 
@@ -36,7 +41,7 @@ class Checkpoints:
 
     def saved(self):
         """The folders of the checkpoints, the oldest first."""
-        return sorted(p for p in self.folder.glob("*") if p.name.isdigit()) if self.folder.is_dir() else []
+        return saved_in(self.folder)
 
     def save(self, counters, write=True):
         """Write the state of the run. All processes have to call it; those with write=False only give their pieces.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..config import load_config, save_config
 from ..errors import UserError
 from ..files import new_file
-from .checkpoint import FOLDER, Checkpoints
+from .checkpoint import FOLDER, Checkpoints, saved_in
 from .ema import EMA
 from .feed import fed
 from .log import FILE, cut_back, write_line
@@ -325,8 +325,8 @@ def config_of_run(kind, path, overrides=()):
         UserError: besides, a new run's first weights are no file; to see that once the data are read would cost minutes.
     """
     config = load_config(kind, path, overrides)
-    first, checkpoints = config.train.init_from, Path(config.train.run) / FOLDER
-    if first is not None and not any(checkpoints.glob("[0-9]*")) and not Path(first).is_file():
+    first = config.train.init_from
+    if first is not None and not saved_in(Path(config.train.run) / FOLDER) and not Path(first).is_file():
         raise UserError(f"train.init_from={first} is no file: name the .safetensors file to begin with")
     return config
 
