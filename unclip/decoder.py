@@ -94,7 +94,6 @@ class Decoder(Stage):
             nn.init.zeros_(self.steps_to_time.weight)
         self.schedule = Schedule.named(schedule, num_timesteps)
         self.denoiser = Denoiser(self.network, self.schedule, prediction, learned_variance)
-        self.further_loss = None  # of x_0-hat, in training: see `training_loss`; a Perceptual, say
 
     def read(self, image_embed, text_embed=None, text_states=None, text_mask=None, steps=None):
         """The condition that `network` takes, for image_embed (B, D) and, if used, the text, and of the number of steps its
@@ -134,9 +133,8 @@ class Decoder(Stage):
             text, null_text = text_of(batch, self.device)
             cond |= drop_text(text, null_text, drawn(self.text_drop, len(x_0), generator, self.device))
         losses = training_loss(
-            self.denoiser, x_0, t, eps, weighting=self.weighting, vlb_weight=self.vlb_weight,
-            further=self.further_loss if self.training else None, **self.read(**cond),
-        )  # fmt: skip
+            self.denoiser, x_0, t, eps, weighting=self.weighting, vlb_weight=self.vlb_weight, **self.read(**cond)
+        )
         return losses, t / self.schedule.num_timesteps
 
     @torch.no_grad()

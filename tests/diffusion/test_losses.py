@@ -49,19 +49,6 @@ def test_simple_loss_is_the_squared_error_of_what_the_network_predicts(schedule,
         torch.testing.assert_close(found, factor * of_x_0, rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_further_loss_is_of_x_0_hat(schedule, batch, prediction):
-    x_0, _, x_0_hat, _ = batch
-
-    def further(guess, truth, t):
-        torch.testing.assert_close(guess, x_0_hat, rtol=1e-8, atol=1e-10)
-        assert truth is x_0 and t.tolist() == (T_ALL / schedule.num_timesteps).tolist()
-        return torch.arange(5.0)
-
-    with_it, without = (loss_of(schedule, prediction, batch, further=f) for f in (further, None))
-    torch.testing.assert_close(with_it - without, torch.arange(5.0, dtype=torch.float64))
-
-
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
 def test_min_snr_is_one_loss_for_every_prediction(schedule, batch, gamma):
     x_0, _, x_0_hat, _ = batch

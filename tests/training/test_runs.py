@@ -120,18 +120,6 @@ def test_a_streamed_prior_reads_the_texts_that_embed_wrote(
     assert "lie beside 1 of 1 shards: what they have is not encoded again" in capsys.readouterr().out
 
 
-def test_a_decoder_with_a_perceptual_loss(write, tmp_path):
-    pytest.importorskip("efficientnet_lite_pytorch")
-
-    def trained(name, **changes):
-        runs.train_decoder(write("decoder", out=str(tmp_path / name), train={"run": str(tmp_path / name)}, **changes))
-        return load_file(tmp_path / name / "decoder" / "model.safetensors")
-
-    plain, other = trained("plain"), trained("perceptual", perceptual={"weight": 1.0, "until": 1.0, "image_size": 32})
-    assert plain.keys() == other.keys()
-    assert any(not torch.equal(plain[k], other[k]) for k in plain)
-
-
 def test_the_decoder_with_text_in_two_parts_of_a_batch(write, tmp_path):
     decoder = write("decoder", model={"text_dim": TEXT_WIDTH}, train={"accumulate": 2})
     runs.train_decoder(decoder)

@@ -1,7 +1,6 @@
 """Algorithm 1 of DDPM: draw t, add noise, compare. With the weights and the variational term of its successors."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -53,7 +52,6 @@ def training_loss(
     weighting: str = "simple",
     gamma: float = 5.0,
     vlb_weight: float = 0.0,
-    further: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     **cond,
 ) -> Tensor:
     """The loss of each sample, (B,): the mean squared error of the network's own prediction (DDPM, algorithm 1).
@@ -68,7 +66,6 @@ def training_loss(
         vlb_weight: lambda of L_hybrid = L_simple + lambda L_vlb (improved DDPM, eq. 16; they use 0.001). L_vlb is a
             sum over T terms in bits a dimension, of which the drawn one counts T times. Needs a learned variance,
             and data in [-1, 1] with 256 levels.
-        further: a loss of x_0-hat to add, (B,): called as further(x_0_hat, x_0, t / T).
         cond: goes to the network.
 
     Raises:
@@ -87,8 +84,6 @@ def training_loss(
         x_0_hat = denoiser.interpret(output.detach(), x_t, t).x_0
         bits = vlb_bits(schedule, x_0_hat, var_frac, x_0.to(error.dtype), x_t.to(error.dtype), t)            # (B,)
         loss = loss + vlb_weight * schedule.num_timesteps * bits
-    if further is not None:
-        loss = loss + further(denoiser.interpret(output, x_t, t).x_0, x_0, t / schedule.num_timesteps)
     return loss
 
 

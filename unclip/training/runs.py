@@ -66,21 +66,11 @@ class PriorRun(RunConfig):
     model: signature_model(DiffusionPrior, may_miss=["embed_dim"], transformer=TRANSFORMER)
 
 
-class PerceptualLoss(Strict):
-    """See Perceptual."""
-
-    weight: float = Field(gt=0)
-    until: float = Field(0.85, gt=0, le=1)
-    image_size: int = Field(96, ge=32, le=1024)
-
-
 class DecoderRun(RunConfig):
-    """out: the model folder that gets the part `decoder`. embed_dim and image_size follow from CLIP and data. perceptual: a
-    loss to add, in training; the held-out loss is without it."""
+    """out: the model folder that gets the part `decoder`. embed_dim and image_size follow from CLIP and data."""
 
     out: str
     clip: EncoderConfig
-    perceptual: Optional[PerceptualLoss] = None
     model: signature_model(Decoder, leave_out=["step_counts"], may_miss=["embed_dim", "image_size"], unet=UNET)
 
 
@@ -171,10 +161,6 @@ def train_decoder(path, overrides=()):
     if config.model.text_dim is not None:
         settle(config.model, "text_dim", clip.encode_text([""]).states.shape[2], "model", path)
     model = build(Decoder, config, path, **config.model.model_dump(exclude_none=True))
-    if config.perceptual is not None:
-        from ..perceptual import Perceptual
-
-        model.further_loss = Perceptual(**config.perceptual.model_dump(), device=process().device)
     source = Source(config, clip, None if config.model.text_dim is None else CaptionEncoder(clip))
     val = source.validation()
     begin(config, clip, source.words())
