@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from unclip.config import load_config
@@ -13,9 +14,11 @@ from unclip.distillation import Distillation
 from unclip.hub import model_folder
 from unclip.prior import DiffusionPrior
 from unclip.refinement import Refinement
+from unclip.reward import RewardTuning
 from unclip.training import runs
 from unclip.training.distillation import DistillRun
 from unclip.training.refinement import RefineRun
+from unclip.training.reward import RewardRun
 from unclip.upsampler import Upsampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,8 +29,9 @@ KINDS = {
     "upsampler": (runs.UpsamplerRun, Upsampler),
 }
 FROM_THE_CLIP = {"embed_dim": 768}
+GUIDANCE = {"guidance_scale": 4.0, "guidance_start": 0.0, "guidance_end": 0.8}
 CONFIGS = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.parent.name != "accelerate")
-OF_PARTS = [path for path in CONFIGS if path.stem not in ("distill", "refine")]
+OF_PARTS = [path for path in CONFIGS if path.stem not in ("distill", "refine", "reward")]
 
 
 def test_there_are_configs():
@@ -70,3 +74,11 @@ def test_a_config_refines_the_decoder_of_its_reference():
     reference = Decoder.from_pretrained(model_folder(config.reference) / "decoder")
     assert Refinement(reference, scale=config.scale).decoder.options == reference.options
     assert config.data.image_size == reference.image_size
+
+
+def test_a_config_rewards_the_decoder_of_its_reference():
+    config = load_config(RewardRun, ROOT / "configs/pocket/reward.yaml")
+    reference = Decoder.from_pretrained(model_folder(config.reference) / "decoder")
+    tuning = RewardTuning(reference, None, **{**config.tuning.model_dump(), **GUIDANCE})
+    assert tuning.decoder.options == reference.options
+    assert (ROOT / config.wordnet).is_file() and all(timm.is_model(name) for name in config.classifiers)

@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_said(run_script):
 
 
 @pytest.mark.parametrize("name, kind", [
-    ("distill", "distillation"), ("refine", "refinement"), ("clip-means", "CLIP"), ("clip-both", "CLIP"),
+    ("distill", "distillation"), ("refine", "refinement"), ("reward", "rewarding"), ("clip-means", "CLIP"), ("clip-both", "CLIP"),
     ("upsampler-128", "upsampler"),
 ])  # fmt: skip
 def test_every_training_can_be_planned(run_script, name, kind):

@@ -101,8 +101,7 @@ def during(
         raise ValueError(f"from {start} to {end}: choose two numbers in 0..1, the smaller one first")
 
     def limited(x_t: Tensor, t: Tensor) -> Prediction:
-        share = (schedule.num_timesteps - 1 - t.double()) / schedule.num_timesteps                          # (B,)
-        inside = (start <= share) & (share < end)
+        inside = within(t, schedule, start, end)                                                            # (B,)
         if inside.all():
             return denoiser(x_t, t)
         if not inside.any():
@@ -113,6 +112,12 @@ def during(
         return Prediction(torch.where(pick, there.x_0, elsewhere.x_0), torch.where(pick, there.eps, elsewhere.eps), var_frac)
 
     return limited
+
+
+def within(t: Tensor, schedule: Schedule, start: float, end: float) -> Tensor:
+    """Which timesteps (B,) lie in a part of the way, bool (B,); see `during`."""
+    share = (schedule.num_timesteps - 1 - t.double()) / schedule.num_timesteps
+    return (start <= share) & (share < end)
 
 
 def corrected(

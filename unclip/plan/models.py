@@ -21,6 +21,7 @@ from ..openclip.building import build_clip
 from ..part import CONFIG
 from ..prior import DiffusionPrior
 from ..refinement import Refinement
+from ..reward import RewardTuning
 from ..training.distillation import DistillRun, fill_guidance
 from ..training.refinement import RefineRun
 from ..training.runs import ClipRun, DecoderRun, PriorRun, UpsamplerRun, build, settle
@@ -59,6 +60,8 @@ def subject(path, overrides=()):
     seen = load_config(AnyConfig, path, overrides)
     if "teacher" in seen.model_extra or "student" in seen.model_extra:
         return of_distillation(path, overrides)
+    if "classifiers" in seen.model_extra:
+        return of_rewarding(path, overrides)
     if "reference" in seen.model_extra:
         return of_refinement(path, overrides)
     of = {"architecture": of_clip, "transformer": of_prior, "scale": of_upsampler, "unet": of_decoder}
@@ -175,6 +178,41 @@ def of_refinement(path, overrides):
         embed = torch.empty(config.train.batch_size, sizes.embed_dim)
         batch = {**pictures(config), "drawn": pictures(config)["image"], "image_embed": embed}
     return Subject("refinement", config, model, of_batch(model, batch), {"CLIP": clip, "reference": reference})
+
+
+def of_rewarding(path, overrides):
+    import timm
+
+    from ..classifiers import SIDES
+    from ..training.reward import RewardRun
+
+    config = load_config(RewardRun, path, overrides)
+    folder, size = model_folder(config.reference), config.train.batch_size
+    clip, sizes, reference = clip_and_decoder(folder)
+    fill_guidance(config.tuning, folder)
+    with bare():
+        model = build(RewardTuning, config, path, reference, None, **config.tuning.model_dump())
+        judges = nn.ModuleList(build(timm.create_model, config, path, name).eval() for name in config.classifiers)
+
+        views = torch.empty(size, 3, max(SIDES), max(SIDES))
+    learned = size * model.trained_steps
+
+    def said(decoder, pictures):
+        """What a decoder says of some noised pictures."""
+        with bare():
+            x_t, t = torch.empty(pictures, 3, *[decoder.image_size] * 2), torch.empty(pictures, dtype=torch.long)
+            embed = torch.empty(pictures, sizes.embed_dim)
+        return decoder.denoiser.output(x_t, t, **decoder.read(embed))[0]
+
+    def beside():
+        """Drawing, what the reference says, and the classifiers: forward, and as much again for what pictures are told."""
+        said(model.decoder, size * model.num_inference_steps * teaching_forwards(model.guidance))
+        said(reference, learned)
+        for judge in judges:
+            judge(torch.cat([views, views]))
+
+    frozen = {"CLIP": clip, "reference": reference, "classifiers": judges}
+    return Subject("rewarding", config, model, lambda: said(model.decoder, learned).square().mean(), frozen, beside)
 
 
 def clip_and_decoder(folder):

@@ -21,7 +21,7 @@ from ..refinement import Refinement
 from .config import RunConfig
 from .loop import config_of_run, train
 from .processes import process
-from .runs import sample_grid, settle
+from .runs import sample_grid, settle, spare_decoders
 from .sources import Source
 
 TOGETHER = 50  # pictures that are drawn at once
@@ -45,10 +45,7 @@ def refine(path, overrides=()):
     """Refine a model's decoder as a config says; writes OUT, a whole model."""
     config = config_of_run(RefineRun, path, overrides)
     folder, run = model_folder(config.reference), Path(config.train.run)
-    if Path(config.out).resolve() == folder.resolve():
-        raise UserError(f"{path}: out is the reference's own folder: name another")
-    if (Path(config.out) / "decoder").is_dir() and not run.is_dir():
-        raise UserError(f"{path}: {config.out} has a decoder, which would be lost: name another folder for out")
+    spare_decoders(config, folder, path)
     drawing = UnCLIP.from_pretrained(folder, device=process().device)
     settle(config.data, "image_size", drawing.decoder.image_size, "data", path, "the reference's")
     model = Refinement(drawing.decoder, scale=config.scale)

@@ -230,6 +230,18 @@ def begin(config, clip, words=None):
     process().wait_for_everyone()
 
 
+def spare_decoders(config, folder, path):
+    """Refuse a run whose `out` is the folder of its reference, or of a decoder that is not the run's own.
+
+    Raises:
+        UserError: it is.
+    """
+    if Path(config.out).resolve() == folder.resolve():
+        raise UserError(f"{path}: out is the reference's own folder: name another")
+    if (Path(config.out) / "decoder").is_dir() and not Path(config.train.run).is_dir():
+        raise UserError(f"{path}: {config.out} has a decoder, which would be lost: name another folder for out")
+
+
 def settle(section, name, value, place, path, origin="the CLIP's"):
     """Fill a setting in, or see that it is right. Raises UserError where the config gives another value."""
     given = getattr(section, name)
