@@ -44,7 +44,7 @@ class RewardTuning(nn.Module):
     edge_layers = tuple("decoder." + name for name in Decoder.edge_layers)
 
     def __init__(
-        self, reference: Decoder, reward, *, num_inference_steps: int = 10, trained_steps: int = 4, closeness: float = 2.0,
+        self, reference: Decoder, reward, *, num_inference_steps: int = 10, trained_steps: int = 4, closeness: float = 0.1,
         guidance_scale: float, guidance_start: float = 0.0, guidance_end: float = 1.0,
     ):  # fmt: skip
         super().__init__()
