@@ -336,3 +336,22 @@ def test_an_unknown_key_in_its_config_is_named(tmp_path):
 
 def test_default_strengths_are_within_those_of_training():
     assert math.isfinite(drawn(make(), torch.zeros(1, 3, 8, 8)).sum())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+@pytest.mark.parametrize("strength", [0.05, 0.15, 0.4, 0.6, 0.8, 1.0])
+def test_it_goes_back_at_least_as_far_as_asked_and_no_further_than_it_must(steps, strength):
+    upsampler = make()
+    times = upsampler.timesteps(steps, strength)
+    assert torch.equal(times, upsampler.timesteps(steps)[-len(times) :])
+    assert (len(times) - 1) / steps < strength - 1e-9 and strength <= len(times) / steps + 1e-9
+
+
+def test_an_upsampler_of_residuals_begins_with_the_detail_of_a_picture_and_not_with_its_colours(low):
+    """Begun with a flat picture, whatever its shade, it draws the same: that picture has no detail."""
+    upsampler = make(residual=0.2)
+    drawn = [
+        upsampler.sample(low, noise=SeededNoise([1, 2, 3][: len(low)]), num_inference_steps=4, start=Start(flat, strength=0.5))
+        for flat in (torch.full((1, 3, 16, 16), shade) for shade in (-0.5, 0.7))
+    ]
+    assert torch.allclose(*drawn, atol=1e-5)

@@ -1,5 +1,6 @@
 """The upsampler: a small picture -> a larger one (Ramesh et al. 2022, section 2.1)."""
 
+import math
 from dataclasses import replace
 from typing import Literal, Optional
 
@@ -138,6 +139,12 @@ class Upsampler(Stage):
         losses = training_loss(self.denoiser, x_0, t, eps, weighting=self.weighting, **cond)
         return losses, t / self.schedule.num_timesteps
 
+    def timesteps(self, num_inference_steps, strength=1.0):
+        """As `Stage.timesteps`, but back at least as far as `strength` says, since the next smaller number of two or three
+        steps would keep much of a picture that is to be drawn anew."""
+        enough = math.ceil(strength * num_inference_steps - 1e-9)  # 0.15 * 20 is a little more than 3
+        return super().timesteps(num_inference_steps, enough / num_inference_steps)
+
     @torch.no_grad()
     def sample(
         self, images, image_embed=None, *, noise, num_inference_steps=10, noise_level=0.0, grain=0.0, blur=0.0,
@@ -172,7 +179,10 @@ class Upsampler(Stage):
         cond = self.conditions(low, level, image_embed)
         enlarged = cond["enlarged"]
         if start is not None and start.picture is not None:
-            start = replace(start, picture=self.diffused(start.picture.to(self.device), enlarged))
+            picture = start.picture.to(self.device)
+            # Without a mask it brings its own fine detail, not what the small picture lacks of it: that may show something else by now.
+            whole = enlarged if start.mask is not None else larger(smaller(picture, self.scale), self.scale)
+            start = replace(start, picture=self.diffused(picture, whole))
 
         def shown(i, n, x_t, prediction):  # in pixels, as of other stages
             pictured = replace(prediction, x_0=self.pictured(prediction.x_0, enlarged))
