@@ -70,6 +70,11 @@ class RewardTuning(nn.Module):
     def reward(self):
         return self._beside[1]
 
+    @property
+    def drawing(self):
+        """How pictures are drawn, as `Decoder.sample` takes it."""
+        return {"num_inference_steps": self.num_inference_steps, "sampler": "dpm++", **self.guidance}
+
     def loss(self, batch, generator=None):
         """Less the reward, of each picture (B,), with `closeness` times the distance where gradients are wanted; None.
 
@@ -90,9 +95,8 @@ class RewardTuning(nn.Module):
         path = []
         seeds = torch.randint(2**31, (len(embed),), generator=generator).tolist()
         pictures = self.decoder.sample(
-            embed, noise=SeededNoise(seeds), num_inference_steps=self.num_inference_steps, sampler="dpm++", **self.guidance,
-            callback=lambda i, n, x_t, prediction: path.append(x_t),
-        )  # fmt: skip
+            embed, noise=SeededNoise(seeds), callback=lambda i, n, x_t, prediction: path.append(x_t), **self.drawing
+        )
         return pictures, path
 
     def drawn_places(self):

@@ -106,9 +106,8 @@ class Embeddings:
 def sample_grid(model, held_out):
     """What the reference draws of held-out embeddings, above what the decoder draws of them now."""
     embed, columns = held_out.image_embed[:SAMPLES], 8
-    how = {"num_inference_steps": model.num_inference_steps, "sampler": "dpm++", **model.guidance}
     rows = [
-        to_pil(decoder.sample(part, noise=SeededNoise(range(len(part))), **how))
+        to_pil(decoder.sample(part, noise=SeededNoise(range(len(part))), **model.drawing))
         for part in embed.split(columns)
         for decoder in (model.reference, model.decoder)
     ]
