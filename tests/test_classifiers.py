@@ -123,3 +123,15 @@ def test_what_is_no_classifier_of_these_classes_ends_in_a_line(network_folder, t
         with pytest.raises(UserError) as error:
             imagenet_classifiers(names, table, classes)
         assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_maps_are_those_of_the_last_two_resolutions(network_folder, table, monkeypatch):
+    judges = imagenet_classifiers([network_folder(), network_folder(name="other")], table, captions("lemon", "Egyptian cat"))
+    pictures = flat(2).repeat(1, 1, 4, 4)
+    monkeypatch.setattr(classifiers, "view", lambda pictures, generator: pictures)
+    seen, maps = (pictures + 1) / 2, judges.maps(pictures)
+    seen = (seen - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / torch.tensor([0.4, 0.5, 0.6])[:, None, None]
+    assert [m.shape[1] for m in maps] == judges.map_channels()
+    for network, found in zip(judges.networks, (maps[:2], maps[2:])):
+        assert torch.equal(network.forward_features(seen), found[1])
+        assert found[0].shape[2] == 2 * found[1].shape[2]

@@ -10,6 +10,7 @@ from torch import nn
 from .errors import UserError, first_line
 from .files import read_text
 
+DEPTHS = 2  # of the resolutions at which a network has feature maps, the last so many
 SIDES = (112, 128, 144)  # at which they are shown pictures: blurred ones are named better than at the 224 they learned from
 
 
@@ -35,12 +36,28 @@ class Classifiers(nn.Module):
     def forward(self, pictures, labels, generator=None):
         """pictures (B, 3, S, S) in [-1, 1], labels (B,) in 0..C-1 -> (B,), at most 0."""
         total = 0.0
-        for network, mean, std in zip(self.networks, self.mean, self.std):
-            logits = network(((view(pictures, generator) + 1) / 2 - mean) / std).float()                     # (B, K)
+        for network, seen in self.views(pictures, generator):
+            logits = network(seen).float()                                                                   # (B, K)
             of_all = F.cross_entropy(logits, self.outputs[labels], reduction="none")
             of_these = F.cross_entropy(logits[:, self.outputs], labels, reduction="none")
             total = total - (of_all + of_these) / 2
         return total / len(self.networks)
+
+    def views(self, pictures, generator=None):
+        """Each network with the view of the pictures that it is shown, (B, 3, s, s)."""
+        for network, mean, std in zip(self.networks, self.mean, self.std):
+            yield network, ((view(pictures, generator) + 1) / 2 - mean) / std
+
+    def maps(self, pictures, generator=None):
+        """The feature maps of the last two resolutions, for each network one after the other: [(B, C', H', W')]."""
+        found = []
+        for network, seen in self.views(pictures, generator):
+            found += network.forward_intermediates(seen, indices=DEPTHS, intermediates_only=True)
+        return found
+
+    def map_channels(self):
+        """C' of each of the `maps`."""
+        return [maps["num_chs"] for network in self.networks for maps in network.feature_info[-DEPTHS:]]
 
 
 def view(pictures, generator=None):

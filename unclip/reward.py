@@ -13,12 +13,14 @@ over the steps j after it: early steps, which decide on form, are told as much a
 what the conditional v-hat is told by s; the unconditional one learns nothing.
 
 Beside the reward stands how far the decoder has gone from where it began, the squared distance of the two v-hats, so that
-pictures stay what photographs taught.
+pictures stay what photographs taught. A critic, which learns meanwhile to tell drawings from photographs, may reward pictures
+in which it sees none of a drawing.
 """
 
 import torch
 from torch import nn
 
+from .data.images import to_float
 from .decoder import Decoder
 from .diffusion import SeededNoise
 from .diffusion.guidance import within
@@ -26,7 +28,7 @@ from .errors import UserError
 
 
 class RewardTuning(nn.Module):
-    """A decoder, which begins with the reference's weights, and its loss. Only the decoder is trained, averaged and saved.
+    """A decoder, which begins with the reference's weights, and its loss. It and a critic are trained; it alone is exported.
 
     Args:
         reference: the Decoder to begin with, which stays as it is. Its device is the caller's to choose.
@@ -34,6 +36,8 @@ class RewardTuning(nn.Module):
         num_inference_steps: in which pictures are drawn, by DPM-Solver++, whose first order is DDIM.
         trained_steps: how many of these learn, at random, one in each of as many equal parts of the way.
         closeness: what the squared distance of v-hat to the reference's, summed over the pixels, counts beside the reward.
+        critic: a Critic, whose score joins the reward; None: there are no photographs.
+        realism: what its score counts beside the reward.
         guidance_scale, guidance_start, guidance_end: with which pictures are drawn.
 
     Raises:
@@ -45,7 +49,7 @@ class RewardTuning(nn.Module):
 
     def __init__(
         self, reference: Decoder, reward, *, num_inference_steps: int = 10, trained_steps: int = 4, closeness: float = 0.1,
-        guidance_scale: float, guidance_start: float = 0.0, guidance_end: float = 1.0,
+        critic=None, realism: float = 0.2, guidance_scale: float, guidance_start: float = 0.0, guidance_end: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         if reference.text_to_tokens is not None:
@@ -57,10 +61,12 @@ class RewardTuning(nn.Module):
         if not 1 <= trained_steps <= num_inference_steps <= reference.schedule.num_timesteps:
             raise UserError(f"{trained_steps} of {num_inference_steps} steps learn: at least 1, and no more than there are")
         self.num_inference_steps, self.trained_steps, self.closeness = num_inference_steps, trained_steps, closeness
+        self.realism = realism
         self.guidance = {"guidance_scale": guidance_scale, "guidance_start": guidance_start, "guidance_end": guidance_end}
         self._beside = [reference.requires_grad_(False).eval(), reward]  # in a list, so that they are no part of this module
         self.decoder = Decoder(**reference.options)
         self.decoder.load_state_dict(reference.state_dict())
+        self.critic = critic
 
     @property
     def reference(self):
@@ -78,7 +84,8 @@ class RewardTuning(nn.Module):
     def loss(self, batch, generator=None):
         """Less the reward, of each picture (B,), with `closeness` times the distance where gradients are wanted; None.
 
-        batch: image_embed (B, D), from which pictures are drawn; label (B,), which the reward is told.
+        batch: image_embed (B, D), from which pictures are drawn; label (B,), which the reward is told; for the critic, image
+            uint8 (B, 3, S, S), photographs of these labels.
         """
         embed, labels = batch["image_embed"].to(self.decoder.device), batch["label"].to(self.decoder.device)
         pictures, path = self.drawn(embed, generator)
@@ -86,9 +93,15 @@ class RewardTuning(nn.Module):
             return -self.reward(pictures, labels, generator), None
         pictures.requires_grad_()
         loss = -self.reward(pictures, labels, generator)                                                     # (B,)
+        if self.critic is not None:
+            loss = loss - self.realism * self.critic(pictures, labels, generator)
         uphill = torch.autograd.grad(loss.sum(), pictures)[0]                                          # (B, 3, S, S)
         towards, distance = self.taught(embed, path, uphill, self.drawn_places())
-        return loss.detach() + towards - towards.detach() + self.closeness * distance, None
+        loss = loss.detach() + towards - towards.detach() + self.closeness * distance
+        if self.critic is not None:
+            photographs = to_float(batch["image"].to(pictures.device))
+            loss = loss + self.critic.loss(pictures.detach(), photographs, labels, generator)
+        return loss, None
 
     def drawn(self, embed, generator=None):
         """(pictures (B, 3, S, S), what each of the n steps was given, n times (B, 3, S, S))."""

@@ -58,6 +58,19 @@ def test_every_training_can_be_planned(run_script, name, kind):
     assert f": {kind} of " in out[0]
 
 
+def test_a_critic_counts(run_script):
+    """The two classifiers look at 16 views of 144 pixels more; of 0.39 and 0.60 billion multiplications at 224, as is said of them."""
+
+    def teraflops(*more):
+        code, out, err = run_script("plan", "configs/pocket/reward.yaml", "--batch", "4", *more)
+        assert code == 0, err
+        return float(next(line for line in out if "TFLOP" in line).split("|")[2])
+
+    more = teraflops("--set", "photographs=runs/data/anything") - teraflops()
+    expected = 16 * 2 * (0.39 * (144 / 224) ** 2 + 0.60 * (144 / 224) ** 2) / 1000
+    assert more == pytest.approx(expected, rel=0.3)
+
+
 @pytest.mark.parametrize("argv, says", [
     (["nothing.yaml"], "no config file nothing.yaml"),
     (["configs/accelerate/cpu.yaml"], "is no training config"),

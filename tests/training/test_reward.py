@@ -5,6 +5,8 @@ import shutil
 import pytest
 import torch
 from conftest import VOCABULARY
+from data.pictures import encoded, write_tar
+from PIL import Image
 from safetensors.torch import load_file
 
 from unclip.data.captions import ClassCaptions
@@ -23,6 +25,12 @@ class Toy(torch.nn.Module):
 
     def forward(self, pictures, labels, generator=None):
         return pictures.flatten(1).mean(1) * (1 - 2 * labels)
+
+    def maps(self, pictures, generator=None):
+        return [pictures]
+
+    def map_channels(self):
+        return [3]
 
 
 @pytest.fixture
@@ -119,6 +127,50 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(write, interrupted, tmp_pat
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     kept = load_file(checkpoint_of(tmp_path / "run") / "model.safetensors")
     assert all(k.startswith("decoder.") for k in kept)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A data folder of three dogs, which are red, and two cats, which are blue."""
+    folder, files = tmp_path / "photographs", []
+    for k, label in enumerate([0, 1, 0, 0, 1]):
+        colour = [(200 + k, 0, 0), (0, 0, 200 + k)][label]
+        files += [(f"{k}.png", encoded(Image.new("RGB", (16, 16), colour))), (f"{k}.cls", str(label).encode())]
+    write_tar(folder / "train" / "0.tar", files)
+    (folder / "classnames.txt").write_text("dog\ncat\n")
+    return folder
+
+
+def test_a_critic_is_shown_photographs_of_the_classes_that_are_drawn(write, photographs, monkeypatch):
+    batches, at = [], Embeddings.at
+    monkeypatch.setattr(Embeddings, "at", lambda self, step: batches.append(at(self, step)) or batches[-1])
+    reward(write(photographs=str(photographs), train={"steps": 6}))
+    assert len(batches) >= 6
+    reds, blues = set(), set()
+    for batch in batches:
+        for image, label in zip(batch["image"], batch["label"]):
+            (blues if label else reds).add(int(image[2 * int(label)].max()))
+            assert image[2 - 2 * int(label)].max() == 0
+    assert reds == {200, 202, 203} and blues == {201, 204}
+
+
+def test_a_stopped_run_with_a_critic_goes_on_too(write, photographs, interrupted, tmp_path):
+    with_critic = {"photographs": str(photographs), "tuning": {"realism": 1.0}}
+    reward(write(**with_critic, train={"run": str(tmp_path / "straight")}, out=str(tmp_path / "one")))
+    interrupted(RewardTuning, lambda: reward(write(**with_critic, out=str(tmp_path / "two"))))
+    reward(tmp_path / "run" / "config.yaml")
+    weights = [load_file(tmp_path / name / "decoder" / "model.safetensors") for name in ("one", "two")]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    kept = load_file(checkpoint_of(tmp_path / "run") / "model.safetensors")
+    assert any(k.startswith("critic.") for k in kept) and all(k.startswith(("critic.", "decoder.")) for k in kept)
+
+
+def test_photographs_of_other_classes_are_refused(write, photographs):
+    (photographs / "classnames.txt").write_text("dog\nhorse\n")
+    with pytest.raises(UserError, match="no labels of the reference's classes"):
+        reward(write(photographs=str(photographs)))
+    with pytest.raises(UserError, match="nowhere"):
+        reward(write(photographs="nowhere"))
 
 
 @pytest.mark.parametrize("changes, says", [

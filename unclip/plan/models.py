@@ -183,19 +183,23 @@ def of_refinement(path, overrides):
 def of_rewarding(path, overrides):
     import timm
 
-    from ..classifiers import SIDES
-    from ..training.reward import RewardRun
+    from ..classifiers import SIDES, Classifiers
+    from ..critic import Critic
+    from ..training.reward import RewardRun, rewardable_classes
 
     config = load_config(RewardRun, path, overrides)
     folder, size = model_folder(config.reference), config.train.batch_size
     clip, sizes, reference = clip_and_decoder(folder)
     fill_guidance(config.tuning, folder)
     with bare():
-        model = build(RewardTuning, config, path, reference, None, **config.tuning.model_dump())
         judges = nn.ModuleList(build(timm.create_model, config, path, name).eval() for name in config.classifiers)
-
+        critic = None
+        if config.photographs is not None:
+            networks = [(judge, (0.0,) * 3, (1.0,) * 3) for judge in judges]
+            critic = Critic(Classifiers(networks, torch.empty(0)), len(rewardable_classes(folder, path).names))
+        model = build(RewardTuning, config, path, reference, None, critic=critic, **config.tuning.model_dump())
         views = torch.empty(size, 3, max(SIDES), max(SIDES))
-    learned = size * model.trained_steps
+    learned, looks = size * model.trained_steps, 2 if critic is None else 6
 
     def said(decoder, pictures):
         """What a decoder says of some noised pictures."""
@@ -205,11 +209,12 @@ def of_rewarding(path, overrides):
         return decoder.denoiser.output(x_t, t, **decoder.read(embed))[0]
 
     def beside():
-        """Drawing, what the reference says, and the classifiers: forward, and as much again for what pictures are told."""
+        """Drawing, what the reference says, and the classifiers: forward, and as much again for what pictures are told; all of it
+        once more for the critic, which then learns from as many drawings as photographs."""
         said(model.decoder, size * model.num_inference_steps * teaching_forwards(model.guidance))
         said(reference, learned)
         for judge in judges:
-            judge(torch.cat([views, views]))
+            judge(torch.cat([views] * looks))
 
     frozen = {"CLIP": clip, "reference": reference, "classifiers": judges}
     return Subject("rewarding", config, model, lambda: said(model.decoder, learned).square().mean(), frozen, beside)

@@ -1,7 +1,8 @@
-"""What `scripts/reward.py` runs: a model's decoder, and classifiers that say how well what it draws is recognised."""
+"""What `scripts/reward.py` runs: a model's decoder, classifiers that say how well what it draws is recognised, and a critic."""
 
 import random
 from pathlib import Path
+from typing import Optional
 
 import torch
 from pydantic import Field
@@ -9,7 +10,10 @@ from tqdm import tqdm
 
 from ..classifiers import imagenet_classifiers
 from ..config import Strict, signature_model
+from ..critic import Critic
+from ..data.captions import ClassCaptions
 from ..data.images import grid, to_pil
+from ..data.table import load_table
 from ..diffusion import SeededNoise
 from ..errors import UserError
 from ..hub import model_folder
@@ -28,15 +32,17 @@ TOGETHER = 200  # embeddings that are drawn at once
 class RewardRun(Strict):
     """reference: "pocket", a model folder or a hub id, which knows its classes; out: the folder of the model with the rewarded
     decoder. classifiers: timm's names; wordnet: a table of the classes, see `imagenet_classifiers`. embeddings: how many a
-    class the prior draws to learn from, as it draws by default; train.val_samples more are held out. tuning: see
-    `RewardTuning`; what is left out of the guidance is the reference's default."""
+    class the prior draws to learn from, as it draws by default; train.val_samples more are held out. photographs: a data folder
+    of the same classes, from whose training pictures a critic learns what a photograph is; left out: there is no critic.
+    tuning: see `RewardTuning`; what is left out of the guidance is the reference's default."""
 
     reference: str = "pocket"
     out: str
     classifiers: list[str] = Field(min_length=1)
     wordnet: str
     embeddings: int = Field(ge=1)
-    tuning: signature_model(RewardTuning, leave_out=["reference", "reward"], may_miss=GUIDANCE)
+    photographs: Optional[str] = None
+    tuning: signature_model(RewardTuning, leave_out=["reference", "reward", "critic"], may_miss=GUIDANCE)
     optimizer: OptimizerConfig
     train: TrainConfig
 
@@ -46,15 +52,17 @@ def reward(path, overrides=()):
     config = config_of_run(RewardRun, path, overrides)
     folder, state = model_folder(config.reference), process()
     spare_decoders(config, folder, path)
-    classes = read_classes(folder)
-    if classes is None:
-        raise UserError(f"{path}: {folder} has no classes to be recognised: choose a model of labelled pictures")
+    classes = rewardable_classes(folder, path)
     fill_guidance(config.tuning, folder)
     judges = imagenet_classifiers(config.classifiers, config.wordnet, classes)
     drawing = UnCLIP.from_pretrained(folder, device=state.device)
     judges.to(state.device, memory_format=torch.channels_last)
-    model = RewardTuning(drawing.decoder, judges, **config.tuning.model_dump())
-    batches = Embeddings(drawing, config, state.process_index)
+    critic, photographs = None, None
+    if config.photographs is not None:
+        photographs = load_photographs(config.photographs, drawing.decoder.image_size, classes)
+        critic = new_critic(judges, classes, config.train.seed)
+    model = RewardTuning(drawing.decoder, judges, critic=critic, **config.tuning.model_dump())
+    batches = Embeddings(drawing, config, state.process_index, photographs=photographs)
     held_out = Embeddings(drawing, config, "held out", config.train.val_samples)
     if state.is_main_process:
         begin_copy(folder, config.out, "decoder", {})
@@ -63,16 +71,47 @@ def reward(path, overrides=()):
           export=lambda model: model.decoder.save(Path(config.out) / "decoder"))  # fmt: skip
 
 
+def rewardable_classes(folder, path):
+    """The ClassCaptions of a model folder. Raises UserError where it has none."""
+    classes = read_classes(folder)
+    if classes is None:
+        raise UserError(f"{path}: {folder} has no classes to be recognised: choose a model of labelled pictures")
+    return classes
+
+
+def new_critic(judges, classes, seed):
+    """A Critic whose weights are drawn by a run's seed."""
+    torch.manual_seed(seed)
+    return Critic(judges, len(classes.names))
+
+
+def load_photographs(folder, size, classes):
+    """For each class of a model, the photographs of it that a data folder has to train on: [uint8 (N, 3, S, S)].
+
+    Raises:
+        UserError: no such folder, or other classes in it.
+    """
+    theirs = ClassCaptions.of_folder(folder)
+    if theirs is None or theirs.names != classes.names:
+        raise UserError(f"photographs: {folder} has no labels of the reference's classes: name the data that it learned from")
+    table = load_table(folder, "train", size)
+    found = [table.images[table.labels == label] for label in range(len(classes.names))]
+    if missing := [names[0] for names, images in zip(classes.names, found) if not len(images)]:
+        raise UserError(f"photographs: {folder} has none of {missing[0]!r}: the critic needs some of every class")
+    return found
+
+
 class Embeddings:
     """Endless batches of what a model's prior draws of its classes: image_embed (B, D) and label (B,). Which depends on the
     run's seed, the part of it and the step alone.
 
     part: of the run, such as the number of a process; each has embeddings of its own. count: how many there are, of classes in
-    turn; None: config.embeddings of each.
+    turn; None: config.embeddings of each. photographs: what `load_photographs` gives, of which each batch has one for each of
+    its labels, image uint8 (B, 3, S, S); None: no images.
     """
 
-    def __init__(self, model, config, part, count=None):
-        captions = model.rivals.captions
+    def __init__(self, model, config, part, count=None, photographs=None):
+        captions, self.photographs = model.rivals.captions, photographs
         self.batch_size, self.name = config.train.batch_size, f"{config.train.seed} {part}"
         self.label = torch.arange(count or config.embeddings * len(captions)) % len(captions)
         rng, settings, drawn = random.Random(f"embeddings {self.name}"), model.defaults, []
@@ -86,7 +125,11 @@ class Embeddings:
     def at(self, step):
         """The batch of a step."""
         generator = torch.Generator().manual_seed(random.Random(f"{self.name} {step}").getrandbits(32))
-        return self.rows(torch.randint(len(self.label), (self.batch_size,), generator=generator))
+        batch = self.rows(torch.randint(len(self.label), (self.batch_size,), generator=generator))
+        if self.photographs is not None:
+            of_labels = [self.photographs[label] for label in batch["label"].tolist()]
+            batch["image"] = torch.stack([of[int(torch.randint(len(of), (), generator=generator))] for of in of_labels])
+        return batch
 
     def rows(self, rows):
         return {"image_embed": self.image_embed[rows], "label": self.label[rows]}
