@@ -44,7 +44,7 @@ def test_a_head_is_a_projection_discriminator():
     expected = []
     for m, label in zip(maps, labels):
         m = (m - m.mean()) / (m.var(unbiased=False) + 1e-5).sqrt()
-        direction = FASTER * (head.any_class + head.of_class.weight[label]) / WIDTH**0.5
+        direction = FASTER * (head.any_class + head.of_class.weight[label] / WIDTH**0.5)
         places = [direction @ F.leaky_relu(FASTER * (head.look @ place + head.bias), 0.2) for place in m.flatten(1).T]
         expected.append(sum(places) / len(places))
     assert torch.allclose(head(maps, labels), torch.stack(expected), atol=1e-5)

@@ -30,7 +30,7 @@ class Head(nn.Module):
     def forward(self, maps, labels):
         maps = F.group_norm(maps, 1)
         seen = F.leaky_relu(FASTER * (torch.einsum("oc,bchw->bohw", self.look, maps) + self.bias[:, None, None]), 0.2)
-        return FASTER / math.sqrt(WIDTH) * ((self.any_class + self.of_class(labels)) * seen.mean((2, 3))).sum(1)
+        return FASTER * ((self.any_class + self.of_class(labels) / math.sqrt(WIDTH)) * seen.mean((2, 3))).sum(1)
 
 
 class Critic(nn.Module):
