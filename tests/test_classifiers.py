@@ -135,3 +135,8 @@ def test_maps_are_those_of_the_last_two_resolutions(network_folder, table, monke
     for network, found in zip(judges.networks, (maps[:2], maps[2:])):
         assert torch.equal(network.forward_features(seen), found[1])
         assert found[0].shape[2] == 2 * found[1].shape[2]
+
+
+def test_a_network_without_maps_is_no_critics():
+    with pytest.raises(UserError, match="a Linear gives no feature maps for a critic: choose another classifier"):
+        Classifiers([(Linear(3, 1), (0.5,) * 3, (0.5,) * 3)], torch.arange(3)).map_channels()

@@ -56,7 +56,11 @@ class Classifiers(nn.Module):
         return found
 
     def map_channels(self):
-        """C' of each of the `maps`."""
+        """C' of each of the `maps`. Raises UserError where a network gives none."""
+        for network in self.networks:
+            if not (hasattr(network, "forward_intermediates") and hasattr(network, "feature_info")):
+                kind = type(network).__name__
+                raise UserError(f"a {kind} gives no feature maps for a critic: choose another classifier, or leave photographs out")
         return [maps["num_chs"] for network in self.networks for maps in network.feature_info[-DEPTHS:]]
 
 

@@ -45,7 +45,7 @@ class RewardTuning(nn.Module):
     """
 
     exported_prefix = "decoder."
-    edge_layers = tuple("decoder." + name for name in Decoder.edge_layers)
+    edge_layers = (*("decoder." + name for name in Decoder.edge_layers), "critic.")
 
     def __init__(
         self, reference: Decoder, reward, *, num_inference_steps: int = 10, trained_steps: int = 4, closeness: float = 0.1,
