@@ -1,8 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import D
 
 from unclip.critic import FASTER, WIDTH, Critic, Head
+from unclip.diffusion import SeededNoise
 from unclip.reward import RewardTuning
 
 CLASSES = 3
@@ -84,9 +86,6 @@ def test_it_learns_what_a_photograph_of_a_class_is_and_leads_there(critic):
 
 def test_the_decoder_learns_to_look_like_photographs_and_the_critic_to_tell(make_decoder, critic):
     """Without any other reward; photographs are bright, and drawn pictures follow."""
-    from conftest import D
-    from unclip.diffusion import SeededNoise
-
     model = RewardTuning(
         make_decoder(), lambda p, labels, generator: 0 * p.flatten(1).mean(1), critic=critic, realism=1.0, closeness=0.0,
         num_inference_steps=4, trained_steps=2, guidance_scale=1.0,
@@ -116,8 +115,6 @@ def test_the_decoder_learns_to_look_like_photographs_and_the_critic_to_tell(make
 
 def test_what_the_decoder_is_told_teaches_no_head(make_decoder, critic):
     """The critic's gradient is that of its own loss, of pictures held fixed."""
-    from conftest import D
-
     learn(critic, 20)
     critic.zero_grad()
     model = RewardTuning(
